@@ -1,0 +1,57 @@
+# make demo      the whole chain on procedural images, a report at the end
+# make test      the tests, less the slow ones        make test-all   every test
+# make lint      ruff and mypy                        make format     let ruff mend what it can
+#
+# Each builds .venv from constraints.txt first when it is missing or older than constraints.txt or
+# pyproject.toml. PYTHON=/path/to/python chooses the interpreter (3.10 to 3.13) and makes .venv anew.
+
+.PHONY: demo test test-all lint format venv clean
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+PYTHON ?=
+CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3.10 python3)
+# One stamp for each interpreter asked for by name, so that PYTHON= is never silently ignored.
+STAMP := .venv/.installed$(if $(PYTHON),-$(subst /,_,$(PYTHON)))
+
+demo: $(STAMP)
+	@.venv/bin/python -m cxr.script.demo
+
+test: $(STAMP)
+	@.venv/bin/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(STAMP)
+	@.venv/bin/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+format: $(STAMP)
+	@.venv/bin/ruff check --fix .
+	@.venv/bin/ruff format .
+
+venv: $(STAMP)
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+
+$(STAMP): constraints.txt pyproject.toml
+	@rm -f .venv/.installed*
+	@if [ -n "$(PYTHON)" ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
+	  found=; \
+	  for python in $(CANDIDATES); do \
+	    if "$$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; \
+	    then found=$$python; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "make: none of [$(CANDIDATES)] is Python 3.10 to 3.13; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; \
+	    exit 2; \
+	  fi; \
+	  "$$found" -m venv --clear .venv || exit 1; \
+	fi
+	@echo "make: installing into .venv from constraints.txt with $$(.venv/bin/python -V) (minutes the first time)"
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
+	  -c constraints.txt -e '.[dev]' </dev/null
+	@.venv/bin/python -m pip check --disable-pip-version-check
+	@touch .venv/.installed $@

@@ -1,0 +1,52 @@
+"""Images of the same latents, epoch after epoch: what the generator is learning, to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import cv2
+import lightning
+import numpy as np
+import numpy.typing as npt
+from lightning.pytorch.callbacks import Callback
+
+from cxr.files import atomic_path
+from cxr.task.gan import GANTask
+
+__all__ = ["SampleGrid", "tile", "write_png"]
+
+
+class SampleGrid(Callback):
+    """Write figures/samples-epoch-NNNN.png into the run's folder every k epochs and after the last."""
+
+    def __init__(self, *, every_n_epochs: int, rows: int, columns: int, seed: int) -> None:
+        self.every_n_epochs, self.rows, self.columns, self.seed = every_n_epochs, rows, columns, seed
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Draw the grid."""
+        epoch = trainer.current_epoch + 1
+        if (epoch % self.every_n_epochs and epoch != trainer.max_epochs) or not trainer.is_global_zero:
+            return
+        images = cast(GANTask, pl_module).sample(self.rows * self.columns, seed=self.seed)
+        write_png(
+            Path(trainer.default_root_dir) / "figures" / f"samples-epoch-{epoch:04d}.png",
+            tile(images[:, 0].numpy(), self.columns),
+        )
+
+
+def tile(images: npt.NDArray[np.uint8], columns: int) -> npt.NDArray[np.uint8]:
+    """Lay uint8 images (N, H, W) out row by row with 2 px of black between; empty places are black."""
+    n, height, width = images.shape
+    gap, rows = 2, -(-n // columns)
+    grid = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap), dtype=np.uint8)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        grid[top : top + height, left : left + width] = image
+    return grid
+
+
+def write_png(path: Path, image: npt.NDArray[np.uint8]) -> None:
+    """Write a uint8 image (H, W) as PNG, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(cv2.imencode(".png", image)[1].tobytes())

@@ -1,0 +1,168 @@
+"""Batches read straight from memory-maps, and the loader that can stop and go on at any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cxr.data.sampler import Draw, EpochSampler
+
+__all__ = ["Augment", "Batch", "EpochLoader", "ImageDataset"]
+
+Pixels = npt.NDArray[np.uint8]
+Augment = Callable[[Pixels, np.random.Generator], Pixels]
+Batch = dict[str, Tensor]
+
+
+class ImageDataset(Dataset[Batch]):
+    """Rows of one or more image stacks.
+
+    `rows` (n,) int64 says what position 0 … n-1 of the data set is: row r >= 0 of `images`
+    (N, S, S) uint8 with `labels` (N, L) float32, or for r < 0 the image -1 - r of the
+    `synthetic` stacks, taken one after the other, with `synthetic_labels`. A stack that is a
+    memory-map of an .npy file is reopened by its path in other processes, never copied.
+    """
+
+    def __init__(
+        self,
+        images: Pixels,
+        labels: npt.NDArray[np.float32],
+        rows: npt.NDArray[np.int64],
+        synthetic: Sequence[Pixels] = (),
+        synthetic_labels: npt.NDArray[np.float32] | None = None,
+        augment: Augment | None = None,
+        seed: int = 0,
+    ) -> None:
+        n_synthetic = sum(len(stack) for stack in synthetic)
+        if len(labels) != len(images):
+            raise ValueError(f"{len(images)} images and {len(labels)} labels")
+        if n_synthetic != (0 if synthetic_labels is None else len(synthetic_labels)):
+            raise ValueError(f"{n_synthetic} synthetic images and their labels differ in number")
+        if len(rows) and (rows.max() >= len(images) or rows.min() < -n_synthetic):
+            raise ValueError(
+                f"rows [{rows.min()}, {rows.max()}] of {len(images)} real, {n_synthetic} synthetic"
+            )
+        for stack in synthetic:
+            if stack.shape[1:] != images.shape[1:]:
+                raise ValueError(f"synthetic images {stack.shape[1:]} beside real ones {images.shape[1:]}")
+        self.images, self.labels, self.rows = images, labels, np.asarray(rows, dtype=np.int64)
+        self.synthetic, self.synthetic_labels = list(synthetic), synthetic_labels
+        self.augment, self.seed = augment, seed
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, draw: Draw) -> Batch:
+        """Read one batch: image uint8 (B, 1, S, S), label float32 (B, L), row int64 (B,)."""
+        rows = self.rows[draw.positions]
+        pixels = self._pixels(rows)
+        if self.augment is not None:
+            rng = np.random.default_rng([self.seed, draw.epoch, draw.batch, int(draw.positions[0])])
+            pixels = np.ascontiguousarray(self.augment(pixels, rng))
+        return {
+            "image": torch.from_numpy(pixels).unsqueeze(1),
+            "label": torch.from_numpy(self._labels(rows)),
+            "row": torch.from_numpy(rows),
+        }
+
+    def _pixels(self, rows: npt.NDArray[np.int64]) -> Pixels:
+        real = rows >= 0
+        if real.all():
+            return np.asarray(self.images[rows])  # fancy indexing copies: the batch may be written to
+        pixels = np.empty((len(rows), *self.images.shape[1:]), np.uint8)
+        pixels[real] = self.images[rows[real]]
+        position = -1 - rows
+        for stack in self.synthetic:
+            here = (position >= 0) & (position < len(stack))
+            pixels[here] = stack[position[here]]
+            position = np.where(position >= 0, position - len(stack), position)
+            position[here] = -1
+        return pixels
+
+    def _labels(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        if self.synthetic_labels is None:
+            return np.asarray(self.labels[rows], dtype=np.float32)
+        real = rows >= 0
+        labels = np.empty((len(rows), self.labels.shape[1]), np.float32)
+        labels[real] = self.labels[rows[real]]
+        labels[~real] = self.synthetic_labels[-1 - rows[~real]]
+        return labels
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Send a path where there is a file: pickling a memory-map would send its pixels."""
+        return self.__dict__ | {
+            "images": _path_of(self.images),
+            "synthetic": [_path_of(stack) for stack in self.synthetic],
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self.images = _opened(state["images"])
+        self.synthetic = [_opened(stack) for stack in state["synthetic"]]
+
+
+class EpochLoader:
+    """What Lightning iterates over: batches, their number, and where it stands.
+
+    Not a DataLoader, for two reasons. The position counts the batches that the consumer
+    took, not those that workers have prefetched. And a pass touches nothing before its first
+    `next`: Lightning makes the iterator first and calls `set_epoch` afterwards, so that a
+    DataLoader with workers would have prefetched batches of the wrong epoch.
+
+    Save checkpoints in on_train_batch_end or later: the batch in hand then counts as done.
+    """
+
+    def __init__(self, dataset: ImageDataset, sampler: EpochSampler, num_workers: int) -> None:
+        self.dataset, self.sampler = dataset, sampler
+        self.batch_sampler = sampler  # where Lightning looks whether validation is shuffled
+        # A sampler of "batches" lets __getitems__ receive the whole Draw.
+        batches: Any = sampler
+        self._loader: DataLoader[Batch] = DataLoader(
+            dataset,
+            batch_sampler=batches,
+            num_workers=num_workers,
+            collate_fn=_same,
+            persistent_workers=num_workers > 0,
+        )
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.sampler.begin()
+        for batch in self._loader:
+            self.sampler.taken += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position; Lightning stores it in every checkpoint."""
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the position; Lightning calls it for a checkpoint from within an epoch."""
+        self.sampler.load_state_dict(state)
+
+
+def _same(batch: Any) -> Any:
+    return batch
+
+
+def _path_of(stack: Pixels | Path) -> Pixels | Path:
+    """Return the file of a memory-map that holds exactly this stack; else the stack."""
+    if isinstance(stack, np.memmap) and str(stack.filename).endswith(".npy"):
+        file = Path(str(stack.filename))
+        whole = np.load(file, mmap_mode="r")
+        if whole.shape == stack.shape and whole.offset == stack.offset:
+            return file
+    return stack
+
+
+def _opened(stack: Pixels | Path) -> Pixels:
+    return np.load(stack, mmap_mode="r") if isinstance(stack, Path) else stack

@@ -1,0 +1,80 @@
+"""Groups of images that belong together, and dealing them out to parts."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+__all__ = ["allot", "groups_of", "strata"]
+
+Ints = npt.NDArray[np.int64]
+
+
+def groups_of(index: pd.DataFrame, *, patients: bool = True) -> Ints:
+    """Return a group number (N,) per row: the connected components over content hash and patient id.
+
+    One patient's images are one group, and so are two patients of whom one file is the
+    same; an unknown patient links nothing. Numbered by first appearance.
+    """
+    parent = list(range(len(index)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    for column in ["content_hash", *(["patient_id"] if patients else [])]:
+        first: dict[str, int] = {}
+        for row, value in enumerate(index[column]):
+            if pd.notna(value):
+                a, b = root(first.setdefault(value, row)), root(row)
+                parent[max(a, b)] = min(a, b)
+    roots = np.array([root(row) for row in range(len(parent))], dtype=np.int64)
+    return np.unique(roots, return_inverse=True)[1].astype(np.int64).reshape(-1)
+
+
+def strata(labels: npt.NDArray[np.float32]) -> Ints:
+    """Return one class (N,) per row of labels (N, L): the rarest that the row has; L where it has none."""
+    positive = labels == 1
+    order = np.argsort(positive.sum(axis=0), kind="stable")
+    has = positive[:, order]
+    rarest = order[has.argmax(axis=1)]
+    return np.asarray(np.where(has.any(axis=1), rarest, labels.shape[1]), dtype=np.int64)
+
+
+def allot(groups: Ints, labels: npt.NDArray[np.float32], sizes: list[int], seed: int) -> Ints:
+    """Return the part (N,) of every row: groups whole, `sizes` images per part, classes in proportion.
+
+    Greedy: a group goes where the squared lack of every class, relative to what the part
+    should have, falls most, and not where it would overfill a part while it fits another.
+    Groups of several images come first, in random order (sorted by size, the largest would
+    always train), then single images even out what the groups left.
+    """
+    positive = labels == 1
+    counted = np.column_stack([positive, ~positive.any(axis=1)]).astype(np.float64)
+    share = np.array(sizes, dtype=np.float64) / max(1, len(groups))
+    target = np.column_stack([np.outer(share, counted.sum(axis=0)), sizes])  # (parts, classes + 1)
+    weight = 1.0 / np.maximum(target, 1e-9)
+    weight[:, :-1][target[:, :-1] == 0] = 0.0
+
+    _, group = np.unique(groups, return_inverse=True)
+    group = group.reshape(-1)
+    n_images = np.bincount(group)
+    content = np.zeros((len(n_images), counted.shape[1]))
+    np.add.at(content, group, counted)
+    content = np.column_stack([content, n_images])
+
+    order = np.random.default_rng(seed).permutation(len(n_images))
+    order = order[np.argsort(n_images[order] == 1, kind="stable")]
+    have = np.zeros_like(target)
+    part_of = np.zeros(len(n_images), dtype=np.int64)
+    open_parts = np.array(sizes) > 0
+    for g in order:
+        cost = ((2 * (have - target) * content[g] + content[g] ** 2) * weight).sum(axis=1)
+        fits = open_parts & (have[:, -1] + n_images[g] <= target[:, -1])
+        cost[~(fits if fits.any() else open_parts)] = np.inf
+        part_of[g] = int(cost.argmin())
+        have[part_of[g]] += content[g]
+    return part_of[group]

@@ -1,0 +1,259 @@
+"""The index: one table for every data set, one row per image.
+
+Loaders only turn files into these rows; splits, caches, mixes, leak checks and reports
+know nothing but rows. Columns, in this order:
+
+    image_id        str, unique: the path relative to the data set's root, with `/`
+    path            str, what the source's `read` takes
+    label:<NAME>    float32, 1 = present, 0 = absent, NaN = unknown; one column per label
+    patient_id      str or None
+    view            str or None (PA, AP, …)
+    source          str or None (the hospital or collection, where a data set mixes several)
+    official_split  "train", "val", "test" or None
+    content_hash    str, 64 hex digits: SHA-256 of the file's bytes
+
+and after them whatever else a data set knows (`subtype`, the phantom's `box_x` …).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cxr.errors import UserError, did_you_mean
+from cxr.files import file_sha256
+
+__all__ = [
+    "LABEL",
+    "SPLITS",
+    "DatasetNotFound",
+    "FileSource",
+    "Source",
+    "hash_files",
+    "label_names",
+    "labels",
+    "list_images",
+    "make_index",
+    "require_path",
+    "select_classes",
+]
+
+LABEL = "label:"
+SPLITS = ("train", "val", "test")
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff", ".webp"})
+# Archives made on a Mac carry a shadow of every file in here: same names, no pictures.
+IGNORED_FOLDERS = frozenset({"__MACOSX"})
+PROGRESS_ABOVE = 2000  # files; below this a bar only flickers
+
+_TEXT = ("patient_id", "view", "source", "official_split")
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+class DatasetNotFound(UserError):  # noqa: N818 - said like FileNotFound, and what it is
+    """A data set is not where the config says; the message names the override and the publisher."""
+
+
+class Source(Protocol):
+    """A data set: something that lists its images as index rows and reads one of them."""
+
+    @property
+    def name(self) -> str:
+        """The name of the config group, e.g. `pneumonia`."""
+
+    @property
+    def classes(self) -> list[str]:
+        """Label names in the order of the label columns."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a row may have several labels (or none) set."""
+
+    def index(self) -> pd.DataFrame:
+        """List every image as one row (columns: see the module's head)."""
+
+    def read(self, path: str) -> npt.NDArray[Any]:
+        """Decode the image of one row's `path` to gray (H, W) uint8, uint16 or float32."""
+
+
+class FileSource:
+    """What sources made of image files share: a root, and reading below it.
+
+    Nothing touches the disk before `index` or `read`, so that a config can be built and
+    checked on a machine without the data.
+    """
+
+    name: str
+    published: str  # where a person gets the data, for DatasetNotFound
+
+    def __init__(self, root: Path | None) -> None:
+        self.root = None if root is None else Path(root)
+
+    def folder(self) -> Path:
+        """Return the folder that index paths are relative to; `DatasetNotFound` if there is none."""
+        return require_path(self.root, self.name, "data.root", self.published)
+
+    def read(self, path: str) -> npt.NDArray[Any]:
+        """Decode one file to gray (H, W); raises `cxr.data.decode.BadImage` when it cannot be."""
+        from cxr.data.decode import read_gray
+
+        return read_gray(self.folder() / path)
+
+
+def require_path(path: Path | None, name: str, override: str, published: str) -> Path:
+    """Return `path` (`~` expanded) if it exists; else raise `DatasetNotFound` with the way out."""
+    if path is None:
+        raise DatasetNotFound(f"data set '{name}' has no location: set {override}=/path/to/it; {published}")
+    path = path.expanduser()
+    if not path.exists():
+        raise DatasetNotFound(f"data set '{name}' is not at {path}: set {override}=/path/to/it; {published}")
+    return path
+
+
+def label_names(index: pd.DataFrame) -> list[str]:
+    """Return the names of the label columns, in order, without the prefix."""
+    return [str(column)[len(LABEL) :] for column in index.columns if str(column).startswith(LABEL)]
+
+
+def labels(index: pd.DataFrame) -> npt.NDArray[np.float32]:
+    """Return the labels (N, L) float32 in {0, 1, NaN}."""
+    columns = [LABEL + name for name in label_names(index)]
+    return np.asarray(index[columns].to_numpy(dtype=np.float32), dtype=np.float32)
+
+
+def make_index(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> pd.DataFrame:
+    """Make the index from one mapping per image, sorted by image_id.
+
+    A row needs `image_id` and `content_hash`; `path` defaults to `image_id`, a label that is
+    missing is unknown (NaN), other columns default to None. Keys the index does not know
+    become extra columns at its end. Whatever breaks the contract is a `UserError`.
+    """
+    if not rows:
+        raise UserError("no images; expected at least one: look at data.root and data.classes")
+    if not labels or len(set(labels)) != len(labels):
+        raise UserError(f"labels {list(labels)}; expected at least one, each once: look at data.classes")
+    ids = [row["image_id"] for row in rows]
+    if len(set(ids)) != len(ids):
+        twice = [image_id for image_id, n in Counter(ids).items() if n > 1]
+        raise UserError(f"{len(twice)} image(s) listed twice or more (first: {twice[0]}); expected each once")
+    rows = sorted(rows, key=lambda row: str(row["image_id"]))
+    columns: dict[str, Any] = {
+        "image_id": _text(rows, "image_id", required=True),
+        "path": _object(row.get("path", row["image_id"]) for row in rows),
+    }
+    for name in labels:
+        values = np.array([_number(row.get(LABEL + name)) for row in rows], dtype=np.float32)
+        bad = np.flatnonzero(~(np.isnan(values) | (values == 0) | (values == 1)))
+        if bad.size:
+            at, value = rows[int(bad[0])]["image_id"], values[bad[0]]
+            raise UserError(f"{at}: label '{name}' is {value:g}; expected 0, 1 or unknown")
+        columns[LABEL + name] = values
+    for column in _TEXT:
+        columns[column] = _text(rows, column)
+    columns["content_hash"] = _text(rows, "content_hash", required=True)
+    known = {*columns, *(LABEL + name for name in labels)}
+    for extra in dict.fromkeys(key for row in rows for key in row if key not in known):
+        columns[extra] = pd.Series([row.get(extra) for row in rows])
+
+    for image_id, split in zip(columns["image_id"], columns["official_split"], strict=True):
+        if split is not None and split not in SPLITS:
+            raise UserError(f"{image_id}: official split '{split}'; expected train, val, test or none")
+    for image_id, content in zip(columns["image_id"], columns["content_hash"], strict=True):
+        if not _HASH.fullmatch(content):
+            raise UserError(f"{image_id}: content_hash '{content}'; expected 64 hex digits")
+    return pd.DataFrame(columns)
+
+
+def select_classes(
+    index: pd.DataFrame, classes: Mapping[str, Sequence[str]] | Sequence[str] | None
+) -> pd.DataFrame:
+    """Return the single-label view of an index: the rows with exactly one chosen class.
+
+    A list picks labels; a mapping from new name to old labels also merges them; None returns
+    the index as it is. The label columns become the chosen ones, 1/0; an unknown label (NaN)
+    counts as absent. Rows are renumbered.
+    """
+    if classes is None:
+        return index
+    groups = (
+        {str(name): list(members) for name, members in classes.items()}
+        if isinstance(classes, Mapping)
+        else {str(name): [str(name)] for name in classes}
+    )
+    known = label_names(index)
+    for members in groups.values():
+        for member in members:
+            if member not in known:
+                raise UserError(f"the data set has no label '{member}'{did_you_mean(member, known)}")
+    if not groups or not all(groups.values()):
+        raise UserError("classes is empty or has an empty class; expected at least one label for each")
+    columns = [[LABEL + member for member in members] for members in groups.values()]
+    chosen = np.stack([(index[of_class] == 1).to_numpy().any(axis=1) for of_class in columns], axis=1)
+    keep = chosen.sum(axis=1) == 1
+    if not keep.any():
+        raise UserError(f"no image has exactly one of {list(groups)}; expected at least one: mend classes")
+    rest = index.drop(columns=[LABEL + name for name in known])
+    at = list(rest.columns).index("path") + 1
+    for offset, name in enumerate(groups):
+        rest.insert(at + offset, LABEL + name, chosen[:, offset].astype(np.float32))
+    return rest.loc[keep].reset_index(drop=True)
+
+
+def list_images(folder: Path, *, recursive: bool) -> list[Path]:
+    """Return the image files below a folder, sorted; hidden files and Mac shadows are left out."""
+    if not recursive:
+        return sorted(p for p in folder.iterdir() if _is_image(p.name) and p.is_file())
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [f for f in folders if not f.startswith(".") and f not in IGNORED_FOLDERS]
+        found += [Path(parent) / f for f in files if _is_image(f)]
+    return sorted(found)
+
+
+def hash_files(paths: Sequence[Path], progress: bool = True) -> list[str]:
+    """Return the SHA-256 of every file, in order; threads read, a bar shows long lists."""
+    with ThreadPoolExecutor(max_workers=min(16, (os.cpu_count() or 1) + 4)) as pool:
+        hashes: Iterable[str] = pool.map(_hash, paths)
+        if progress and len(paths) > PROGRESS_ABOVE:
+            from rich.progress import track
+
+            hashes = track(hashes, description="hashing", total=len(paths), transient=True)
+        return list(hashes)
+
+
+def _hash(path: Path) -> str:
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected an image file") from None
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _object(values: Iterable[Any]) -> pd.Series[Any]:
+    """A column of str and None that pandas does not turn into NaN."""
+    return pd.Series(list(values), dtype=object)
+
+
+def _text(rows: Sequence[Mapping[str, Any]], column: str, *, required: bool = False) -> pd.Series[Any]:
+    values = [row.get(column) for row in rows]
+    for row, value in zip(rows, values, strict=True):
+        missing = value is None and not required
+        if not missing and not (isinstance(value, str) and value):
+            expected = "text" if required else "text or none"
+            raise UserError(f"{row['image_id']}: {column} is {value!r}; expected {expected}")
+    return _object(values)

@@ -1,0 +1,88 @@
+"""The Lightning data module: parts of one cache, plus synthetic images in the training part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import lightning
+import numpy as np
+import numpy.typing as npt
+
+from cxr.data.dataset import Augment, EpochLoader, ImageDataset, Pixels
+from cxr.data.sampler import EpochSampler
+from cxr.errors import UserError
+
+__all__ = ["CXRDataModule"]
+
+
+class CXRDataModule(lightning.LightningDataModule):
+    """Batches for training, validation, test and prediction (of the test part).
+
+    images: (N, S, S) uint8, best the memory-map of a cache; labels: (N, L) float32.
+    parts: rows by part. `train` may repeat rows and hold -1 - position for synthetic images
+        (see `mix.training_rows`); the other parts may not. A part that is absent is empty.
+    synthetic: stacks (n, S, S) uint8, counted one after the other; synthetic_labels: (sum n, L).
+    augment: applied to training batches only, with an rng that (seed, epoch, batch) fixes.
+
+    A batch is {"image": uint8 (B, 1, S, S), "label": float32 (B, L), "row": int64 (B,)}.
+    Use it with Trainer(use_distributed_sampler=False): the sampler shares images among ranks.
+    """
+
+    def __init__(
+        self,
+        *,
+        images: Pixels,
+        labels: npt.NDArray[np.float32],
+        parts: Mapping[str, npt.NDArray[np.int64]],
+        batch_size: int,
+        eval_batch_size: int,
+        num_workers: int,
+        drop_last: bool,
+        seed: int,
+        augment: Augment | None = None,
+        synthetic: Sequence[Pixels] = (),
+        synthetic_labels: npt.NDArray[np.float32] | None = None,
+    ) -> None:
+        super().__init__()
+        if num_workers < 0:
+            raise UserError(
+                f"loader.num_workers is {num_workers}; expected 0 or more: set loader.num_workers=0"
+            )
+        for part in ("val", "test"):
+            if len(parts.get(part, ())) and parts[part].min() < 0:
+                raise ValueError(f"synthetic images in part {part}")
+        self.images, self.labels, self.parts = images, labels, dict(parts)
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.num_workers, self.drop_last, self.seed = num_workers, drop_last, seed
+        self.augment, self.synthetic, self.synthetic_labels = augment, list(synthetic), synthetic_labels
+
+    def train_dataloader(self) -> EpochLoader:
+        """Return the training batches, in an order that (seed, epoch) fixes."""
+        rows = self._rows("train")
+        if not len(rows):
+            raise UserError("there are no training images; expected at least one: look at split and mix")
+        dataset = ImageDataset(
+            self.images, self.labels, rows, self.synthetic, self.synthetic_labels, self.augment, self.seed
+        )
+        sampler = EpochSampler(len(rows), self.batch_size, self.seed, shuffle=True, drop_last=self.drop_last)
+        return EpochLoader(dataset, sampler, self.num_workers)
+
+    def val_dataloader(self) -> EpochLoader | list[EpochLoader]:
+        """Return the validation batches, in the order of the rows; [] (none) where the part is empty."""
+        return self._evaluation("val") if len(self._rows("val")) else []
+
+    def test_dataloader(self) -> EpochLoader:
+        """Return the test batches, in the order of the rows."""
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> EpochLoader:
+        """Return the test batches, in the order of the rows."""
+        return self._evaluation("test")
+
+    def _evaluation(self, part: str) -> EpochLoader:
+        rows = self._rows(part)
+        sampler = EpochSampler(len(rows), self.eval_batch_size, self.seed, shuffle=False, drop_last=False)
+        return EpochLoader(ImageDataset(self.images, self.labels, rows), sampler, self.num_workers)
+
+    def _rows(self, part: str) -> npt.NDArray[np.int64]:
+        return np.asarray(self.parts.get(part, ()), dtype=np.int64)

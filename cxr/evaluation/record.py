@@ -1,0 +1,181 @@
+"""From a table of predictions and the facts of a run to its result: scores, intervals, warnings, files.
+
+Running the network is not done here. The format itself is in `cxr.metric.result`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cxr.files import atomic_path, write_json
+from cxr.metric.bootstrap import INTERVAL, draw_patients, estimate
+from cxr.metric.classification import confusion_matrix, decide
+from cxr.metric.result import (
+    PREDICTIONS,
+    RESULT,
+    SCHEMA,
+    check_predictions,
+    check_result,
+    read_predictions,
+    read_result,
+    tables,
+)
+
+__all__ = [
+    "RunFacts",
+    "build_record",
+    "check_predictions",
+    "check_result",
+    "one_class_warning",
+    "read_predictions",
+    "read_result",
+    "write_result",
+]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a result says about the run that made it, beside its scores.
+
+    Attributes:
+        weights: what the network started from: "scratch", "pretrained", or "random" when layers that the
+            recipe takes as pretrained (a frozen backbone) hold random values; the report marks "random".
+        counts: {"train": {class: {"real": n, "synthetic": n, "duplicated": n}}, "val": {class: n},
+            "test": {class: n}}.
+        wall_s: seconds that training took.
+        leakage: None, or what the leak guard was told to let pass.
+        protocol: facts that make scores comparable (image size, choice of checkpoint, …); added to ours.
+        warnings: whatever training or loading found.
+    """
+
+    run: str
+    paper: str | None
+    experiment: str | None
+    arm: str
+    model: str
+    weights: str | None
+    seed: int
+    fold: int | None
+    config_hash: str
+    split_fingerprint: str
+    split_name: str
+    checkpoint_file: str
+    checkpoint_sha256: str
+    counts: Mapping[str, Mapping[str, Any]]
+    wall_s: float
+    leakage: str | None = None
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def build_record(
+    predictions: pd.DataFrame,
+    facts: RunFacts,
+    *,
+    classes: Sequence[str],
+    multi_label: bool = False,
+    threshold: float = 0.5,
+    n_resamples: int = 2000,
+    bootstrap_seed: int = 0,
+) -> dict[str, Any]:
+    """Score a table of predictions and return the record that `result.json` holds.
+
+    Args:
+        predictions: columns row, image_id, patient_id, target:<class>, prob:<class>; one row per test image.
+        classes: label names; with two and not `multi_label`, the second is the positive one.
+
+    Raises:
+        UserError: a column is missing, an image was predicted twice, or a probability is NaN.
+    """
+    frame = check_predictions(predictions, classes, facts.run)
+    target, prob, patients = tables(frame, classes)
+    resamples = draw_patients(patients, n_resamples=n_resamples, seed=bootstrap_seed)
+    found = estimate(target, [prob], classes, resamples, multi_label=multi_label, threshold=threshold)
+    warnings = list(facts.warnings)
+    collapsed = one_class_warning(target, prob, classes, multi_label=multi_label, threshold=threshold)
+    if collapsed is not None:
+        warnings.append(collapsed)
+    n_lone = sum(patient is None for patient in patients)
+    if n_lone:
+        warnings.append(
+            f"{n_lone} of {len(patients)} test images have no patient id; each was resampled as its own"
+        )
+    for name, score in found.items():
+        if score.value is None:
+            warnings.append(
+                f"{name} is not defined on this test set (a class has no positive or no negative image)"
+            )
+        elif score.n_undefined:
+            warnings.append(
+                f"{name} was not defined in {score.n_undefined} of {n_resamples} resamples, left out"
+            )
+    record = {
+        "schema": SCHEMA,
+        "paper": facts.paper,
+        "experiment": facts.experiment,
+        "arm": facts.arm,
+        "model": facts.model,
+        "weights": facts.weights,
+        "seed": facts.seed,
+        "fold": facts.fold,
+        "run": facts.run,
+        "config_hash": facts.config_hash,
+        "split_fingerprint": facts.split_fingerprint,
+        "split_name": facts.split_name,
+        "checkpoint": {"file": facts.checkpoint_file, "sha256": facts.checkpoint_sha256},
+        "classes": list(classes),
+        "counts": {part: dict(counts) for part, counts in facts.counts.items()},
+        "protocol": {
+            **facts.protocol,
+            "threshold": threshold,
+            "interval": INTERVAL,
+            "n_resamples": n_resamples,
+            "bootstrap_seed": bootstrap_seed,
+            "multi_label": multi_label,
+        },
+        "metrics": {name: score.to_record() for name, score in found.items()},
+        "confusion": [] if multi_label else confusion_matrix(target, prob, threshold=threshold).tolist(),
+        "warnings": warnings,
+        "wall_s": float(facts.wall_s),
+        "leakage": facts.leakage,
+    }
+    return check_result(record, facts.run)
+
+
+def one_class_warning(
+    target: npt.NDArray[np.float64],
+    prob: npt.NDArray[np.float64],
+    classes: Sequence[str],
+    *,
+    multi_label: bool,
+    threshold: float,
+) -> str | None:
+    """Return the warning for a model that gives every image the same answer, or None.
+
+    Two models of the talukdar paper did so and were reported with the base rate as their accuracy.
+    """
+    predicted = decide(prob, multi_label=multi_label, threshold=threshold)
+    failure = "a preprocessing or optimiser failure, not a result"
+    if (predicted != predicted[0]).any() or not (target != target[0]).any():
+        return None  # answers differ, or the test set itself holds one class only
+    if multi_label:
+        always = [name for name, yes in zip(classes, predicted[0], strict=True) if yes]
+        return f"gives every image the same labels ({', '.join(always) or 'none'}): {failure}"
+    only = int(predicted[0].argmax())
+    return f"predicts only {classes[only]} (the base rate, {100 * target[:, only].mean():.2f} %): {failure}"
+
+
+def write_result(run: Path, predictions: pd.DataFrame, record: Mapping[str, Any]) -> None:
+    """Write predictions.parquet, then result.json, each whole or not at all."""
+    checked = check_result(dict(record), str(run / RESULT))
+    frame = check_predictions(predictions, checked["classes"], str(run / PREDICTIONS))
+    with atomic_path(run / PREDICTIONS) as temporary:
+        frame.to_parquet(temporary, index=False)
+    write_json(run / RESULT, checked)

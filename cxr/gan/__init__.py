@@ -1,0 +1,1 @@
+"""Generators and discriminators: networks only, they know nothing of losses or optimisers."""

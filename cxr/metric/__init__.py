@@ -1,0 +1,1 @@
+"""Scores: features → statistics → score, as pure functions."""

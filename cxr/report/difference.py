@@ -1,0 +1,114 @@
+"""Paired differences between arms of one model, and the sentence that opens a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cxr.metric.bootstrap import Estimate, paired_difference
+from cxr.report.published import PublishedPaper
+from cxr.report.runs import Arm, resamples_of
+from cxr.report.spec import ReportSpec, arm_name
+from cxr.report.table import metric_title, percent_points
+
+__all__ = ["Difference", "compare_arms", "summary", "verdict"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One arm minus its reference, for one model and score; same test images, same resamples."""
+
+    model: str
+    model_name: str
+    arm: str
+    reference: str
+    metric: str
+    ours: Estimate
+    n_seeds: tuple[int, int]
+    published: float | None
+    degenerate: bool
+
+    @property
+    def interval(self) -> tuple[float | None, float | None]:
+        """The interval to judge by: over patients and seeds where there are several, else over patients."""
+        if self.ours.low_seeds is not None:
+            return self.ours.low_seeds, self.ours.high_seeds
+        return self.ours.low, self.ours.high
+
+
+def compare_arms(
+    arms: Sequence[Arm], comparisons: Sequence[Sequence[str]], metric: str, paper: PublishedPaper | None
+) -> list[Difference]:
+    """Return every wanted difference whose two arms were run, model by model."""
+    found = {(arm.model, arm.arm): arm for arm in arms}
+    differences = []
+    for model in dict.fromkeys(arm.model for arm in arms):
+        for name, reference in comparisons:
+            a, b = found.get((model, name)), found.get((model, reference))
+            if a is None or b is None:
+                continue
+            ours = paired_difference(
+                a.runs[0].target,
+                [run.prob for run in a.runs],
+                [run.prob for run in b.runs],
+                a.classes,
+                resamples_of(a),
+                multi_label=bool(a.protocol["multi_label"]),
+                threshold=float(a.protocol["threshold"]),
+                names=[metric],
+            )
+            if metric not in ours:
+                continue
+            printed = [paper.find(model, arm, metric) for arm in (name, reference)] if paper else [None, None]
+            theirs = None if printed[0] is None or printed[1] is None else printed[0].value - printed[1].value
+            collapsed = any(run.one_class is not None for run in (*a.runs, *b.runs))
+            model_name = paper.models.get(model, model) if paper else model
+            n_seeds = (len(a.runs), len(b.runs))
+            differences.append(
+                Difference(
+                    model, model_name, name, reference, metric, ours[metric], n_seeds, theirs, collapsed
+                )
+            )
+    return differences
+
+
+def verdict(difference: Difference) -> str:
+    """Return in words what the interval says about the sign."""
+    low, high = difference.interval
+    if low is None or high is None:
+        return "not defined"
+    if low > 0 or high < 0:
+        return "excludes zero"
+    return "includes zero"
+
+
+def summary(spec: ReportSpec, differences: Sequence[Difference], n_arms: int) -> list[str]:
+    """Return the opening sentences: effect of the lead model's arms, interval and n, the paper's."""
+    models = [d.model for d in differences]
+    lead = spec.lead_model if spec.lead_model in models else (models[0] if models else None)
+    if lead is None:
+        return [f"{n_arms} model and arm combinations were evaluated; no two arms of one model to compare."]
+    sentences = []
+    for d in (d for d in differences if d.model == lead):
+        low, high = (percent_points(d.metric, v) for v in d.interval)
+        unit = " points" if d.metric == "accuracy" else ""
+        score = (
+            metric_title(d.metric).replace(" (%)", "").lower()
+            if "/" not in d.metric
+            else metric_title(d.metric)
+        )
+        over = "patients and seeds" if d.ours.low_seeds is not None else "patients"
+        seeds = " and ".join(dict.fromkeys(str(n) for n in d.n_seeds))
+        sentences.append(
+            f"{d.model_name}, {arm_name(d.arm)} against {arm_name(d.reference)}: {score} changed by "
+            f"{percent_points(d.metric, d.ours.value)}{unit} (95 % interval over {over} {low} to {high}; "
+            f"{d.ours.n:,} test images of {d.ours.n_patients:,} patients; seeds per arm: {seeds}). "
+            f"The interval {verdict(d)}."
+            + (
+                f" The paper prints {percent_points(d.metric, d.published)}{unit}."
+                if d.published is not None
+                else ""
+            )
+            + (" A model that predicts one class only is among these runs." if d.degenerate else "")
+        )
+    return sentences

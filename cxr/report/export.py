@@ -1,0 +1,231 @@
+"""A table as CSV (long, every number), Markdown and LaTeX (booktabs), from the same cells as the page."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from cxr.metric.bootstrap import Estimate
+from cxr.report.difference import Difference, verdict
+from cxr.report.spec import arm_name
+from cxr.report.table import Cell, Row, Table, metric_title, percent_points, show
+
+__all__ = [
+    "differences_csv",
+    "differences_grid",
+    "interval",
+    "seed_spread",
+    "to_csv",
+    "to_grid",
+    "to_latex",
+    "to_markdown",
+]
+
+CSV_COLUMNS = (
+    "table", "model", "arm", "metric", "published", "published_unit", "published_source", "ours", "low",
+    "high", "low_patients_and_seeds", "high_patients_and_seeds", "seed_std", "seed_values", "n_seeds", "n_images",
+    "n_patients", "difference", "interval", "threshold", "split", "split_fingerprint", "runs", "marks",
+)  # fmt: skip
+DIFFERENCE_COLUMNS = (
+    "model", "arm", "reference", "metric", "difference", "low", "high", "low_patients_and_seeds",
+    "high_patients_and_seeds", "seed_values", "n_seeds_arm", "n_seeds_reference", "n_images", "n_patients",
+    "published_difference", "one_class_model",
+)  # fmt: skip
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "−": "$-$", "†": r"$^\dagger$", "–": "--",
+}  # fmt: skip
+
+
+def interval(metric: str, score: Estimate) -> str:
+    """Return "[low, high]" in the units of the score, "" where there is none."""
+    if score.low is None or score.high is None:
+        return ""
+    return f"[{show(metric, score.low)}, {show(metric, score.high)}]"
+
+
+def seed_spread(row: Row, lead: str) -> str:
+    """Return the standard deviation over seeds of the lead score (else of the first one), "" with one seed."""
+    cells = sorted((c for c in row.cells if c.ours is not None), key=lambda c: c.metric != lead)
+    spread = cells[0].ours.seed_std if cells and cells[0].ours is not None else None
+    return "" if spread is None else f"SD {show(cells[0].metric, spread)}"
+
+
+def to_csv(table: Table) -> str:
+    """One line per model, arm and score; fractions, empty where not defined."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for row in table.rows:
+        for cell in row.cells:
+            writer.writerow(
+                [_csv_safe(v) for v in (table.name, row.model, row.arm, cell.metric, *_csv_cell(row, cell))]
+            )
+    return buffer.getvalue()
+
+
+def to_grid(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows of text: per score published† and ours with interval; n, seeds, notes."""
+    published = {
+        m: any(c.published is not None for r in table.rows for c in r.cells if c.metric == m)
+        for m in table.metrics
+    }
+    several_arms = len({row.arm for row in table.rows}) > 1
+    head = ["Model", "Arm"] if several_arms else ["Model"]
+    for metric in table.metrics:
+        head += [f"{metric_title(metric)}, paper†"] if published[metric] else []
+        head.append(f"{metric_title(metric)}, ours" if published[metric] else metric_title(metric))
+        head += ["Difference"] if metric == table.lead and published[metric] else []
+    head += ["Images (patients)", "Seeds", "Notes"]
+    body = []
+    for row in table.rows:
+        line = [row.model_name, arm_name(row.arm)] if several_arms else [row.model_name]
+        for cell in row.cells:
+            line += [_printed(cell)] if published[cell.metric] else []
+            line.append(_ours(cell))
+            if cell.metric == table.lead and published[cell.metric]:
+                line.append("—" if cell.difference is None else percent_points(cell.metric, cell.difference))
+        body.append([*line, *_tail(row, table.lead)])
+    return head, body
+
+
+def differences_grid(differences: Sequence[Difference]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows of text of the paired differences."""
+    head = [
+        "Model", "Arms", "Difference", "95 % over patients", "95 % over patients and seeds",
+        "Per seed", "Paper†", "Images (patients)", "Seeds", "The interval",
+    ]  # fmt: skip
+    body = []
+    for d in differences:
+
+        def shown(value: float | None, metric: str = d.metric) -> str:
+            return percent_points(metric, value)
+
+        body.append(
+            [
+                d.model_name,
+                f"{arm_name(d.arm)} − {arm_name(d.reference)}",
+                shown(d.ours.value),
+                f"{shown(d.ours.low)} to {shown(d.ours.high)}",
+                f"{shown(d.ours.low_seeds)} to {shown(d.ours.high_seeds)}"
+                if d.ours.low_seeds is not None
+                else "—",
+                ", ".join(shown(v) for v in d.ours.per_seed) or "—",
+                shown(d.published) if d.published is not None else "—",
+                f"{d.ours.n:,} ({d.ours.n_patients:,})",
+                " / ".join(str(n) for n in d.n_seeds),
+                verdict(d) + ("; a one-class model is among these runs" if d.degenerate else ""),
+            ]
+        )
+    return head, body
+
+
+def differences_csv(differences: Sequence[Difference]) -> str:
+    """One line per difference; fractions, empty where not defined."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(DIFFERENCE_COLUMNS)
+    for d in differences:
+        o = d.ours
+        values = [o.value, o.low, o.high, o.low_seeds, o.high_seeds, " ".join(f"{v:.6g}" for v in o.per_seed)]
+        names = [_csv_safe(v) for v in (d.model, d.arm, d.reference, d.metric)]
+        writer.writerow([*names, *values, *d.n_seeds, o.n, o.n_patients, d.published, d.degenerate])
+    return buffer.getvalue()
+
+
+def to_markdown(title: str, head: Sequence[str], body: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    """Return a Markdown table with its title and notes."""
+    lines = [
+        f"### {_markdown(title)}",
+        "",
+        _bar(head),
+        "|" + "---|" * len(head),
+        *(_bar(row) for row in body),
+    ]
+    return "\n".join([*lines, "", *(f"{_markdown(note)}\n" for note in notes)])
+
+
+def to_latex(title: str, head: Sequence[str], body: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    """Return a LaTeX table (needs booktabs and graphicx), every string escaped."""
+    lines = [r"\begin{table}", r"  \centering", f"  \\caption{{{_latex(title)}}}"]
+    lines += [r"  \resizebox{\linewidth}{!}{%", f"  \\begin{{tabular}}{{{'l' * len(head)}}}", r"    \toprule"]
+    lines += [f"    {' & '.join(_latex(h) for h in head)} \\\\", r"    \midrule"]
+    lines += [f"    {' & '.join(_latex(c) for c in row)} \\\\" for row in body]
+    lines += [r"    \bottomrule", r"  \end{tabular}}", *(f"  \\par\\footnotesize {_latex(n)}" for n in notes)]
+    return "\n".join([*lines, r"\end{table}", ""])
+
+
+def _csv_cell(row: Row, cell: Cell) -> list[object]:
+    p, o, arm = cell.published, cell.ours, row.arm_runs
+    values: list[object] = [p.printed, p.unit, p.source] if p else [None, None, None]
+    if o is None or arm is None:
+        return [*values, *[None] * (len(CSV_COLUMNS) - 8), "; ".join(row.marks)]
+    first = arm.runs[0].result
+    values += [
+        o.value,
+        o.low,
+        o.high,
+        o.low_seeds,
+        o.high_seeds,
+        o.seed_std,
+        " ".join(f"{v:.6g}" for v in o.per_seed),
+    ]
+    values += [
+        o.n_seeds,
+        o.n,
+        o.n_patients,
+        cell.difference,
+        None if o.low is None else first["protocol"]["interval"],
+    ]
+    values += [first["protocol"]["threshold"], first["split_name"], first["split_fingerprint"]]
+    return [*values, " ".join(run.name for run in arm.runs), "; ".join(row.marks)]
+
+
+def _printed(cell: Cell) -> str:
+    if cell.published is None:
+        return "—"
+    if cell.published.unit == "seconds":
+        return f"{cell.published.printed:.0f}"
+    return f"{cell.published.printed:.2f}"  # as the paper prints it
+
+
+def _ours(cell: Cell) -> str:
+    if cell.ours is None:
+        return "—"
+    return f"{show(cell.metric, cell.ours.value)} {interval(cell.metric, cell.ours)}".strip()
+
+
+def _tail(row: Row, lead: str) -> list[str]:
+    score = next((cell.ours for cell in row.cells if cell.ours is not None), None)
+    if score is None:
+        return ["—", "—", "not run"]
+    spread = seed_spread(row, lead)
+    seeds = f"{score.n_seeds} ({spread})" if spread else str(score.n_seeds)
+    return [f"{score.n:,} ({score.n_patients:,})", seeds, "; ".join(row.marks)]
+
+
+def _bar(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_markdown(c) for c in cells) + " |"
+
+
+def _markdown(text: str) -> str:
+    safe = (
+        text.replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace("|", "\\|")
+        .replace("`", "\\`")
+        .replace("*", "\\*")
+    )
+    return safe.replace("_", "\\_").replace("\n", " ")
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(c, c) for c in text.replace("\n", " "))
+
+
+def _csv_safe(value: object) -> object:
+    """A name that a spreadsheet would run as a formula is kept as text."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "@") else value

@@ -1,0 +1,160 @@
+"""Joins results with the published values: one row per model and arm, each score with n and interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cxr.errors import UserError, did_you_mean
+from cxr.metric.bootstrap import Estimate, estimate
+from cxr.metric.classification import metric_names
+from cxr.report.published import PublishedPaper, PublishedValue
+from cxr.report.runs import Arm, resamples_of
+from cxr.report.spec import TableSpec
+
+__all__ = ["Cell", "Row", "Table", "build_table", "metric_title", "percent_points", "show"]
+
+TITLES = {
+    "accuracy": "Test accuracy (%)",
+    "precision_macro": "Precision",
+    "recall_macro": "Recall",
+    "f1_macro": "F1",
+    "wall_s": "Train time (s)",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One score of one row: what the paper prints and what we measured; either may be missing."""
+
+    metric: str
+    published: PublishedValue | None
+    ours: Estimate | None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus published, in our units; None unless both exist."""
+        if self.published is None or self.ours is None or self.ours.value is None:
+            return None
+        return self.ours.value - self.published.value
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model in one arm. `arm_runs` is None for a published row that was not run."""
+
+    model: str
+    model_name: str
+    arm: str
+    cells: tuple[Cell, ...]
+    arm_runs: Arm | None
+    marks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report: its file name, title, scores and rows.
+
+    Attributes:
+        lead: the score whose difference to the published value is shown.
+        has_published: whether any cell has a published value.
+    """
+
+    name: str
+    title: str
+    metrics: tuple[str, ...]
+    lead: str
+    rows: tuple[Row, ...]
+
+    @property
+    def has_published(self) -> bool:
+        """Whether any cell has a published value."""
+        return any(cell.published is not None for row in self.rows for cell in row.cells)
+
+
+def build_table(
+    spec: TableSpec, arms: Sequence[Arm], paper: PublishedPaper | None, lead: str
+) -> Table | None:
+    """Fill a table; None when it would have no row (no such arm was run, nothing is published)."""
+    found = {(arm.model, arm.arm): arm for arm in arms}
+    classes = list(dict.fromkeys(c for arm in arms for c in arm.classes))
+    metrics = _expand(spec.metrics, classes)
+    arm_names = list(spec.arms) if spec.arms is not None else list(dict.fromkeys(arm.arm for arm in arms))
+    models = list(spec.models) if spec.models is not None else []
+    models += [m for m in dict.fromkeys(arm.model for arm in arms) if m not in models]
+    rows = []
+    for model in models:
+        for arm_name in arm_names:
+            arm = found.get((model, arm_name))
+            if arm is None and not _is_published(paper, model, arm_name, metrics):
+                continue
+            ours = _measure(arm, metrics) if arm is not None else {}
+            cells = tuple(
+                Cell(m, paper.find(model, arm_name, m) if paper else None, ours.get(m)) for m in metrics
+            )
+            name = paper.models.get(model, model) if paper else model
+            rows.append(Row(model, name, arm_name, cells, arm, tuple(arm.marks) if arm else ()))
+    return Table(spec.name, spec.title, tuple(metrics), lead, tuple(rows)) if rows else None
+
+
+def metric_title(metric: str) -> str:
+    """Return the heading of a score."""
+    kind, _, name = metric.partition("/")
+    return TITLES.get(metric) or {"auroc": f"AUROC {name}", "auprc": f"AUPRC {name}"}.get(kind, metric)
+
+
+def show(metric: str, value: float | None) -> str:
+    """Return a value in the units of its heading: per cent to 2 digits, fractions to 3, whole seconds."""
+    if value is None:
+        return "n/a"
+    if metric == "wall_s":
+        return f"{value:.0f}"
+    return f"{100 * value:.2f}" if metric == "accuracy" else f"{value:.3f}"
+
+
+def percent_points(metric: str, value: float | None) -> str:
+    """Return a difference with its sign, in the same units as `show`, without a negative zero."""
+    if value is None:
+        return "n/a"
+    digits = 0 if metric == "wall_s" else 2 if metric == "accuracy" else 3
+    shown = round(100 * value if metric == "accuracy" else value, digits) + 0.0
+    return f"{shown:+.{digits}f}".replace("-", "−") if shown else f"{0:.{digits}f}"
+
+
+def _measure(arm: Arm, metrics: Sequence[str]) -> dict[str, Estimate]:
+    """Mean over seeds and intervals of the wanted scores; training time has no interval."""
+    names = [m for m in metrics if m in metric_names(arm.classes)]
+    first, resamples = arm.runs[0], resamples_of(arm)
+    found = estimate(
+        first.target,
+        [run.prob for run in arm.runs],
+        arm.classes,
+        resamples,
+        multi_label=bool(arm.protocol["multi_label"]),
+        threshold=float(arm.protocol["threshold"]),
+        names=names,
+    )
+    if "wall_s" in metrics:
+        seconds = tuple(float(run.result["wall_s"]) for run in arm.runs)
+        mean, n = float(np.mean(seconds)), len(first.image_ids)
+        found["wall_s"] = Estimate(
+            mean, None, None, None, None, seconds, n, resamples.n_patients, len(seconds), 0
+        )
+    return found
+
+
+def _expand(metrics: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Replace auroc/* and auprc/* by one name per class; refuse an unknown score."""
+    names: list[str] = []
+    known = [*TITLES, "auroc/*", "auprc/*", *metric_names(classes)]
+    for metric in metrics:
+        if metric not in known:
+            raise UserError(f"report.tables: no score {metric!r}{did_you_mean(metric, known)}")
+        names += [f"{metric[:-1]}{c}" for c in classes] if metric.endswith("/*") else [metric]
+    return names
+
+
+def _is_published(paper: PublishedPaper | None, model: str, arm: str, metrics: Sequence[str]) -> bool:
+    return paper is not None and any(paper.find(model, arm, m) is not None for m in metrics)

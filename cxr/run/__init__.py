@@ -1,0 +1,23 @@
+"""The run folder: its name and identity, who may write in it, and what its manifest says."""
+
+from __future__ import annotations
+
+from cxr.run.folder import POINTER, Run, State, is_primary, open_run, read_status
+from cxr.run.naming import config_hash, default_name, differences, identity
+from cxr.run.provenance import git_state, library_versions, manifest
+
+__all__ = [
+    "POINTER",
+    "Run",
+    "State",
+    "config_hash",
+    "default_name",
+    "differences",
+    "git_state",
+    "identity",
+    "is_primary",
+    "library_versions",
+    "manifest",
+    "open_run",
+    "read_status",
+]

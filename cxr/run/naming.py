@@ -1,0 +1,100 @@
+"""What makes a run the run it is: its identity, its hash, its default name, its difference to another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cxr.files import digest
+
+__all__ = ["config_hash", "default_name", "differences", "identity", "safe_name"]
+
+# Where things lie, what is shown and how fast it goes: none of it makes another experiment.
+MACHINE_KEYS = (
+    "name",
+    "runs_dir",
+    "synthetic_dir",
+    "cache.dir",
+    "cache.workers",
+    "loader.num_workers",
+    "logger",
+    "trainer.progress",
+    "trainer.max_time",
+    "trainer.log_every_n_steps",
+)
+# The root of a published data set may move; the root of one's own folder or table says which images.
+OWN_FILES = ("cxr.data.folder.Folder", "cxr.data.table.Table")
+MAX_NAME = 100
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `config` (plain containers) without the keys that cannot change a result."""
+    drop = set(MACHINE_KEYS)
+    if (config.get("data") or {}).get("_target_") not in OWN_FILES:
+        drop.add("data.root")
+
+    def keep(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        return {
+            key: keep(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+            for key, value in node.items()
+            if prefix + key not in drop
+        }
+
+    return keep(config, "")
+
+
+def config_hash(identity: Mapping[str, Any]) -> str:
+    """Return 12 hex digits that name an identity, whatever the order of its keys."""
+    return digest(identity, 12)
+
+
+def default_name(base: str, overrides: Sequence[str]) -> str:
+    """Name a run after `base` (its experiment, else its task) and the overrides given, in sorted order.
+
+    `talukdar/gan` with `seed=1 task.optimizer_g.lr=0.001` is `talukdar-gan_lr-0.001_seed-1`: only
+    letters, digits and `._+-`, so that the name needs no quotes in a shell or an override. A value
+    that cannot be written so, and a name above 100 characters, ends in a hash instead.
+    """
+    values: dict[str, str] = {}
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        key = key.partition("@")[0].replace("/", ".")
+        machine = any(
+            key == k or key.startswith(f"{k}.") for k in (*MACHINE_KEYS, "hydra", "experiment", "data.root")
+        )
+        if not machine:
+            values[key] = value
+    short = {key: key.rpartition(".")[2] for key in values}
+    parts, exact = [safe_name(base)], True
+    for key in sorted(values):
+        label = short[key] if list(short.values()).count(short[key]) == 1 else key
+        text = re.sub(r"[\[\]{}'\" ]", "", values[key]).replace(",", "+").replace(":", "-")
+        exact = exact and safe_name(text) == text
+        parts.append(safe_name(f"{label}-{text}").rstrip("-"))
+    name = "_".join(parts)
+    if exact and len(name) <= MAX_NAME:
+        return name
+    return f"{name[: MAX_NAME - 7].rstrip('-_.')}-{digest([base, values], 6)}"
+
+
+def safe_name(text: str) -> str:
+    """Replace whatever needs quotes in a shell, a path or an override by `-`."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return one `key: old → new` for each dotted key in which two configurations differ."""
+    a, b = _flat(old), _flat(new)
+    keys = sorted(key for key in {*a, *b} if a.get(key, "absent") != b.get(key, "absent"))
+    return [f"{key}: {a.get(key, 'absent')!s} → {b.get(key, 'absent')!s}" for key in keys]
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, (list, tuple)) else value
+    return flat

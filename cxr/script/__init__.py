@@ -1,0 +1,1 @@
+"""Entry points: parse, check, call into the rooms below."""

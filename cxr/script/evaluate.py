@@ -1,0 +1,89 @@
+"""evaluate: score runs on their test images, then put them beside the published values in a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig
+
+from cxr.config import build, plain, run_app
+from cxr.errors import UserError, did_you_mean
+
+__all__ = ["evaluate", "main"]
+
+
+def evaluate(
+    *,
+    runs: list[str],
+    checkpoint: Literal["last", "best"],
+    threshold: float,
+    n_resamples: int,
+    seed: int,
+    accelerator: Literal["auto", "cpu", "gpu"],
+    data_root: Path | None,
+    runs_dir: Path,
+    synthetic_dir: Path,
+    reports_dir: Path,
+) -> None:
+    """The schema of conf/evaluate.yaml beside its report; see there for what each key means."""
+
+
+def find_runs(runs_dir: Path, patterns: list[str]) -> list[Path]:
+    """Return the run folders that names or patterns mean, sorted; each must match something."""
+    found: set[Path] = set()
+    names = sorted(p.parent.name for p in runs_dir.glob("*/status.json"))
+    for pattern in patterns:
+        matches = {runs_dir / name for name in names if Path(name).match(pattern)}
+        if not matches:
+            raise UserError(f"runs: nothing below {runs_dir} is called '{pattern}'{did_you_mean(pattern, names)}")
+        found |= matches
+    return sorted(found)
+
+
+def job(config: DictConfig) -> float | None:
+    """Evaluate each run; build the report. Returns the first run's accuracy."""
+    values = plain(config)
+    runs = find_runs(Path(values["runs_dir"]), values["runs"])
+    from rich.progress import track
+
+    from cxr.script.predict import evaluate_run
+
+    records: list[dict[str, Any]] = []
+    for run in track(runs, description="evaluating", transient=True):
+        record = evaluate_run(
+            run,
+            synthetic_dir=Path(values["synthetic_dir"]),
+            data_root=Path(values["data_root"]) if values["data_root"] else None,
+            **{k: values[k] for k in ("checkpoint", "threshold", "n_resamples", "seed", "accelerator")},
+        )
+        records.append(record)
+        print(_line(record))
+        for warning in record["warnings"]:
+            print(f"  warning: {warning}")
+    if values["report"] is not None:
+        from cxr.report.build import build_report
+
+        out = Path(values["reports_dir"]) / values["report"]["paper"]
+        print(build_report(runs, Path(values["synthetic_dir"]), out, build(values["report"])))
+    first = records[0]["metrics"].get("accuracy") if records else None
+    return None if first is None else first["value"]
+
+
+def _line(record: dict[str, Any]) -> str:
+    shown = []
+    for name in ("accuracy", "f1_macro", f"auroc/{record['classes'][-1]}"):
+        score = record["metrics"].get(name)
+        if score and score["value"] is not None:
+            shown.append(f"{name} {score['value']:.4f} [{score['low']:.4f}, {score['high']:.4f}]")
+    test = record["metrics"].get("accuracy") or next(iter(record["metrics"].values()))
+    return f"{record['run']}: {'  '.join(shown)}  (n = {test['n']} images, {test['n_patients']} patients)"
+
+
+def main() -> None:
+    """Console script `cxr-evaluate`."""
+    run_app("evaluate", job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""train: fit a GAN or a classifier, in a run folder that can be skipped, resumed or retried."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from omegaconf import DictConfig
+
+from cxr.config import plain, run_app
+
+__all__ = ["main", "train"]
+
+
+def train(
+    *,
+    name: str | None,
+    paper: str | None,
+    arm: str | None,
+    seed: int,
+    runs_dir: Path,
+    synthetic_dir: Path,
+    synthetic: list[str],
+    train_classes: list[str] | None,
+    leakage: Literal["refuse", "allow"],
+) -> None:
+    """The schema of conf/train.yaml beside its groups; see there for what each key means."""
+
+
+def job(config: DictConfig) -> float | None:
+    """Open the run of a checked configuration; skip it when finished, else fit. Returns its headline metric."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from cxr.run import default_name, identity, open_run
+
+    values = plain(config)
+    hydra = HydraConfig.get()
+    experiment = hydra.runtime.choices.get("experiment")
+    base = (experiment or hydra.runtime.choices.get("task") or "run").replace("/", "-")
+    name = values["name"] or default_name(base, list(hydra.overrides.task))
+    values["name"], values["experiment"] = name, experiment
+    with open_run(Path(values["runs_dir"]), name, values, identity(values)) as run:
+        if run.state == "finished":
+            print(f"{run.path}: finished before; nothing to do")
+        else:
+            from cxr.script.fit import fit
+
+            fit(run)
+        return next(iter(run.metric.values()), None)
+
+
+def main() -> None:
+    """Console script `cxr-train`."""
+    run_app("train", job)
+
+
+if __name__ == "__main__":
+    main()

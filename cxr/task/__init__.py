@@ -1,0 +1,1 @@
+"""What is learnt: LightningModules, one per kind of training."""

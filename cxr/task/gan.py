@@ -1,0 +1,238 @@
+"""Adversarial training: one generator pass, a step of D on its images, a step of G on the same images.
+
+Counters are ours. Lightning counts every optimiser's steps, so with two optimisers `global_step` would run
+twice as fast as the training; here only G's steps pass through Lightning, D's optimiser is stepped directly,
+and `global_step` equals `g_steps`. The moving average of G is by images seen, not by steps: batch size and
+number of processes do not change its meaning.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cxr.data.convert import to_float, to_uint8
+from cxr.errors import UserError
+from cxr.gan.latent import mix_seed
+
+__all__ = ["GANTask", "ema_decay", "sample_images"]
+
+PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+LOGGED = ("loss_d", "loss_g", "logit_real", "logit_fake")
+
+
+class GANTask(lightning.LightningModule):
+    """Train a generator and a discriminator on the images it is given; labels are not looked at.
+
+    One GAN per class is the same task on that class's rows only. `classes` is a record of what it was given.
+    """
+
+    def __init__(
+        self,
+        *,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        loss_g: Callable[[Tensor], Tensor],
+        loss_d: Callable[[Tensor, Tensor], Tensor],
+        optimizer_g: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer_d: Callable[[Iterable[nn.Parameter]], Optimizer],
+        clip_grad_norm: float | None,
+        accumulate: int,
+        ema_half_life_images: int | None,
+        ema_rampup: float | None,
+        channels_last: bool,
+        classes: list[str],
+        seed: int,
+    ) -> None:
+        """Take built networks, losses on logits, and optimisers that still want their parameters."""
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator, self.discriminator = generator, discriminator
+        if channels_last:
+            for network in (generator, discriminator):
+                cast(Any, network).to(memory_format=torch.channels_last)
+        self.generator_ema: nn.Module | None = None
+        if ema_half_life_images is not None:
+            self.generator_ema = copy.deepcopy(generator).requires_grad_(False)
+        self.loss_g, self.loss_d = loss_g, loss_d
+        self.optimizer_g, self.optimizer_d = optimizer_g, optimizer_d
+        self.clip_grad_norm, self.accumulate = clip_grad_norm, accumulate
+        self.ema_half_life_images, self.ema_rampup = ema_half_life_images, ema_rampup
+        self.channels_last, self.classes, self.seed = channels_last, list(classes), seed
+        self.g_steps = 0  # updates of G
+        self.images_seen = 0  # real images shown to D, over all processes
+        self.batches_seen = 0  # of this process
+        self.in_accumulation = False  # gradients of a part of a batch are pending: no place for a checkpoint
+        self._log_sums: Tensor
+        self.register_buffer("_log_sums", torch.zeros(len(LOGGED)))
+        self._log_count = 0
+
+    @property
+    def sampler(self) -> nn.Module:
+        """The generator to sample from: the moving average where there is one."""
+        return self.generator if self.generator_ema is None else self.generator_ema
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map latents (B, latent_dim) to images float (B, C, H, H) in [-1, 1] with the sampling generator."""
+        return cast(Tensor, self.sampler(z))
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """Return the optimisers of G and D, in this order."""
+        g, d = self.generator.parameters(), self.discriminator.parameters()
+        return [self.optimizer_g(g), self.optimizer_d(d)]
+
+    def on_fit_start(self) -> None:
+        """Refuse what manual optimisation cannot honour."""
+        if self.trainer.precision not in PRECISIONS:
+            raise UserError(
+                f"trainer.precision: a GAN is trained with one of {', '.join(PRECISIONS)}, got "
+                f"{self.trainer.precision}, which scales losses; set trainer.precision=bf16-mixed"
+            )
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Update D, then G, on one batch with uint8 "image" (B, 1, H, W)."""
+        opt_g = cast(Any, self.optimizers())[0]
+        opt_d = cast(Any, self.optimizers(use_pl_optimizer=False))[1]
+        real = to_float(batch["image"], cast(int, self.generator.channels))
+        if self.channels_last:
+            real = real.contiguous(memory_format=torch.channels_last)
+        n = len(real)
+        if not self.in_accumulation:
+            opt_g.zero_grad()
+            opt_d.zero_grad()
+        z = sample_latent(
+            self.generator, n, seed=mix_seed(self.seed, "train", self.batches_seen, self.global_rank), start=0
+        )
+        fake = self.generator(z.to(self.device, non_blocking=True))
+
+        self.discriminator.requires_grad_(True)
+        logits = self.discriminator(torch.cat((real, fake.detach())))
+        loss_d = self.loss_d(logits[:n], logits[n:])
+        self.manual_backward(loss_d / self.accumulate)
+        step_now = (batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch
+        if step_now:
+            self._clip(self.discriminator)
+            opt_d.step()
+
+        self.discriminator.requires_grad_(False)  # G's gradient passes through D, D's own is not computed
+        loss_g = self.loss_g(self.discriminator(fake))
+        self.manual_backward(loss_g / self.accumulate)
+        self.discriminator.requires_grad_(True)
+        if step_now:
+            self._clip(self.generator)
+            opt_g.step()
+
+        self.in_accumulation = not step_now
+        self.batches_seen += 1
+        self.images_seen += n * self.trainer.world_size
+        self.g_steps += int(step_now)
+        self._update_ema(n * self.trainer.world_size)
+        self._watch(torch.stack((loss_d, loss_g, logits[:n].mean(), logits[n:].mean())).detach())
+
+    def sample(self, n: int, *, seed: int, start: int = 0) -> Tensor:
+        """Return uint8 images (n, 1, H, H) of latents `start` … of a seed, in the trainer's precision."""
+        with self.trainer.precision_plugin.val_step_context():
+            return sample_images(self.sampler, n, seed=seed, start=start, block=min(n, 64), device=self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add counters and a record of what this GAN is; refuse to save a run that has diverged."""
+        self._check_finite()
+        checkpoint["gan"] = {
+            "g_steps": self.g_steps,
+            "images_seen": self.images_seen,
+            "batches_seen": self.batches_seen,
+            "log_count": self._log_count,
+            "classes": self.classes,
+            "seed": self.seed,
+            "ema_half_life_images": self.ema_half_life_images,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the counters back."""
+        state = checkpoint["gan"]
+        self.g_steps, self.images_seen = state["g_steps"], state["images_seen"]
+        self.batches_seen, self._log_count = state["batches_seen"], state["log_count"]
+
+    def _clip(self, network: nn.Module) -> None:
+        if self.clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), self.clip_grad_norm)
+
+    @torch.no_grad()
+    def _update_ema(self, images: int) -> None:
+        if self.generator_ema is None or self.ema_half_life_images is None:
+            return
+        decay = ema_decay(images, self.images_seen, self.ema_half_life_images, self.ema_rampup)
+        pairs = zip(self.generator_ema.parameters(), self.generator.parameters(), strict=True)
+        averages, values = zip(*pairs, strict=True)
+        torch._foreach_lerp_(list(averages), list(values), 1.0 - decay)
+        for average, value in zip(self.generator_ema.buffers(), self.generator.buffers(), strict=True):
+            average.copy_(value)
+
+    def _watch(self, values: Tensor) -> None:
+        """Sum losses and logits on the device; look at them every `log_every_n_steps` (CPU: every step)."""
+        self._log_sums += values
+        self._log_count += 1
+        log_now = self.batches_seen % cast(Any, self.trainer).log_every_n_steps == 0
+        if log_now or self.device.type == "cpu":
+            self._check_finite()
+        if log_now:  # the mean since the last time; rank 0's own
+            means = self._log_sums / self._log_count
+            self.log_dict(dict(zip(LOGGED, means, strict=True)), prog_bar=True)
+            self._log_sums.zero_()
+            self._log_count = 0
+
+    def _check_finite(self) -> None:
+        sums = self._log_sums
+        if bool(sums.isfinite().all()):
+            return
+        first = self.batches_seen - self._log_count + 1 if self.device.type != "cpu" else self.batches_seen
+        where = f"step {first}" if first >= self.batches_seen else f"steps {first} … {self.batches_seen}"
+        kept = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or "none was written yet"
+        bad = ", ".join(k for k, v in zip(LOGGED, sums.tolist(), strict=True) if not math.isfinite(v))
+        raise UserError(
+            f"the GAN diverged: {bad} not finite at {where}; last good checkpoint: {kept}; "
+            "lower task.optimizer_g.lr and task.optimizer_d.lr or set task.clip_grad_norm=1"
+        )
+
+
+def ema_decay(images: int, images_seen: int, half_life_images: int, rampup: float | None) -> float:
+    """Return the decay of a moving average for an update that stands for `images` new images.
+
+    `rampup` shortens the half-life to that share of the images seen so far (Karras et al. 2020: 0.05), so
+    that the first weights are forgotten early on.
+    """
+    half_life = float(half_life_images)
+    if rampup is not None:
+        half_life = min(half_life, rampup * images_seen)
+    return float(0.5 ** (images / max(half_life, 1e-8)))
+
+
+def sample_latent(generator: nn.Module, n: int, *, seed: int, start: int) -> Tensor:
+    """Return latents (n, latent_dim) of the generator's own kind; latent i is a function of (seed, i)."""
+    return cast(Tensor, cast(Any, generator).sample_latent(n, seed=seed, start=start))
+
+
+@torch.inference_mode()
+def sample_images(
+    generator: nn.Module, n: int, *, seed: int, start: int, block: int, device: torch.device
+) -> Tensor:
+    """Return uint8 images (n, 1, H, H) of latents `start` … `start + n - 1`, on the CPU.
+
+    Latents are always mapped in the same whole blocks (k·block …), since a network's last bits depend on the
+    batch size: image i has the same bytes whatever was asked for around it.
+    """
+    training = generator.training
+    generator.eval()
+    images = []
+    for first in range(start - start % block, start + n, block):
+        z = sample_latent(generator, block, seed=seed, start=first).to(device)
+        images.append(to_uint8(generator(z))[max(start - first, 0) : start + n - first].cpu())
+    generator.train(training)
+    return torch.cat(images)

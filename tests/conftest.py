@@ -1,0 +1,53 @@
+"""What every test may use: the repository, the real data packs, one thread each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("WANDB_SILENT", "true")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout under test."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def pack() -> Callable[[str], Path]:
+    """Return the folder of a real data pack; skip, with the reason, where it is absent."""
+
+    def find(name: str) -> Path:
+        root = Path(os.environ.get("CXR_TEST_DATA", REPOSITORY.parent / "shared" / "data")) / name
+        if not root.is_dir():
+            pytest.skip(f"real images are not here: no {name} under the data folder (CXR_TEST_DATA)")
+        return root
+
+    return find
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `train`, `generate` or `evaluate` as a user would, in a fresh process in `tmp_path`."""
+
+    def run(script: str, *overrides: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(REPOSITORY / f"{script}.py"), *overrides],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **(env or {})},
+            text=True,
+            capture_output=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
