@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,19 @@ from cxr.signature import BUILD_KEYS, check_node
 
 __all__ = ["build", "check_config", "conf_dir", "config_groups", "plain", "run_app"]
 
-OmegaConf.register_new_resolver("len", len, replace=True)
-OmegaConf.register_new_resolver("head_outputs", lambda classes, multi: len(classes) if multi or len(classes) > 2 else 1,
-                                replace=True)
+
+
+def _head_outputs(classes: Sequence[str] | None, multi_label: bool) -> int | None:
+    """One output for two exclusive classes, else one per class; None where the classes are not known yet."""
+    return None if classes is None else 1 if len(classes) == 2 and not multi_label else len(classes)
+
+
+def _first_given(*values: object) -> object:
+    return next((value for value in values if value is not None), None)
+
+
+OmegaConf.register_new_resolver("head_outputs", _head_outputs, replace=True)
+OmegaConf.register_new_resolver("first_given", _first_given, replace=True)
 
 
 def conf_dir() -> Path:

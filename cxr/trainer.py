@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ _FALSE_ALARMS = (
     ".*isinstance\\(treespec, LeafSpec\\).*",  # lightning calls a deprecated torch name
     ".*ModelCheckpoint.*",  # checkpoints are ours: cxr.callback.checkpoints
     ".*number of training batches.*smaller than the logging interval.*",  # small sets are normal here
-    ".*`configure_optimizers` returned `None`.*",
+    ".*You passed in a `val_dataloader` but have no `validation_step`.*",  # a GAN's are for its score
 )
 
 
@@ -47,6 +48,8 @@ def make_trainer(
     """Return a Trainer; `run_dir`, `logger` and `callbacks` come from the run, the rest from conf/trainer."""
     for message in _FALSE_ALARMS:
         warnings.filterwarnings("ignore", message=message)
+    for chatter in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(chatter).setLevel(logging.WARNING)  # which devices are absent, tips, advertisements
     bars: dict[str, list[Any]] = {"rich": [RichProgressBar(refresh_rate=5)], "plain": [TQDMProgressBar(refresh_rate=20)]}
     return lightning.Trainer(
         accelerator=accelerator,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning
 from lightning.pytorch.callbacks import Checkpoint
@@ -68,9 +68,9 @@ class CheckpointFiles(Checkpoint):
         if getattr(pl_module, "in_accumulation", False):
             return
         if trainer.should_stop or self._time_is_up(trainer):
-            connector = trainer._logger_connector
-            if connector.should_update_logs:
-                _log_pending(trainer, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+            step = trainer.fit_loop.epoch_loop._batches_that_stepped
+            if (step + 1) % cast(Any, trainer).log_every_n_steps == 0:
+                _log_pending(trainer, step=step)
             self._save(trainer, "last.ckpt")
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

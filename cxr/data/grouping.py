@@ -66,13 +66,18 @@ def allot(groups: Ints, labels: npt.NDArray[np.float32], sizes: list[int], seed:
     np.add.at(content, group, counted)
     content = np.column_stack([content, n_images])
 
-    order = np.random.default_rng(seed).permutation(len(n_images))
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(n_images))
     order = order[np.argsort(n_images[order] == 1, kind="stable")]
     have = np.zeros_like(target)
     part_of = np.zeros(len(n_images), dtype=np.int64)
     open_parts = np.array(sizes) > 0
+    # Without it, the first groups would go to the largest part whatever the seed.
+    dither = rng.random(len(sizes)) * n_images.max(initial=0)
     for g in order:
         cost = ((2 * (have - target) * content[g] + content[g] ** 2) * weight).sum(axis=1)
+        if n_images[g] > 1:
+            cost += 2 * dither * n_images[g] * weight[:, -1]
         fits = open_parts & (have[:, -1] + n_images[g] <= target[:, -1])
         cost[~(fits if fits.any() else open_parts)] = np.inf
         part_of[g] = int(cost.argmin())

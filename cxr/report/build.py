@@ -26,7 +26,7 @@ Every score is the mean over seeds of the score on all test images. Its 95 % int
 for these trained models. SD is the standard deviation over seeds.
 
 Differences between arms are paired: both arms of a resample see the same patients. Where both arms have
-several seeds, a second interval draws seeds as well as patients; with few seeds it is still on the narrow side.
+several seeds, a second interval draws seeds as well as patients; with few seeds it is still too narrow.
 
 Precision, recall and F1 are unweighted means over the classes; a class that is never predicted has precision 0.
 AUPRC is the average precision. A score that a test set does not define is n/a.
@@ -70,7 +70,7 @@ def build_report(
     if differences:
         sections.append(("Differences between arms", _differences(differences, out)))
     sections.append(("Curves and errors", _figures(arms, published, out)))
-    sections.append(("Images used", html.grid_table(*counts_grid(arms, published), numbers=(3, 4, 5, 6))))
+    sections.append(("Images used", html.grid_table(*counts_grid(arms, published), numbers=(3, 4, 5, 6, 7))))
     sets = synthetic_sets(synthetic)
     if sets:
         sections.append(("GAN images", "".join(synthetic_entry(one, out) for one in sets)))

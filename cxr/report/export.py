@@ -24,8 +24,8 @@ __all__ = [
 
 CSV_COLUMNS = (
     "table", "model", "arm", "metric", "published", "published_unit", "published_source", "ours", "low",
-    "high", "low_patients_and_seeds", "high_patients_and_seeds", "seed_std", "seed_values", "n_seeds", "n_images",
-    "n_patients", "difference", "interval", "threshold", "split", "split_fingerprint", "runs", "marks",
+    "high", "low_patients_and_seeds", "high_patients_and_seeds", "seed_std", "seed_values", "n_seeds",
+    "n_images", "n_patients", "difference", "interval", "threshold", "split", "split_fingerprint", "runs", "marks",
 )  # fmt: skip
 DIFFERENCE_COLUMNS = (
     "model", "arm", "reference", "metric", "difference", "low", "high", "low_patients_and_seeds",
@@ -48,7 +48,7 @@ def interval(metric: str, score: Estimate) -> str:
 
 
 def seed_spread(row: Row, lead: str) -> str:
-    """Return the standard deviation over seeds of the lead score (else of the first one), "" with one seed."""
+    """Return the standard deviation over seeds of the lead score (else the first), "" with one seed."""
     cells = sorted((c for c in row.cells if c.ours is not None), key=lambda c: c.metric != lead)
     spread = cells[0].ours.seed_std if cells and cells[0].ours is not None else None
     return "" if spread is None else f"SD {show(cells[0].metric, spread)}"

@@ -135,7 +135,7 @@ def confusion_figure(arms: Sequence[Arm]) -> bytes | None:
             axes.set_yticks(range(n_classes), names if i == 0 else [""] * n_classes, rotation=90, va="center")
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
-            axes.set_title(arm_name(arm.arm), color=INK)
+            axes.set_title(_short(arm.arm), color=INK)
             axes.set_xlabel("predicted")
             if i == 0:
                 axes.set_ylabel("true")

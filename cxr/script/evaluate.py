@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from cxr.config import build, plain, run_app
 from cxr.errors import UserError, did_you_mean
@@ -64,10 +64,18 @@ def job(config: DictConfig) -> float | None:
     if values["report"] is not None:
         from cxr.report.build import build_report
 
-        out = Path(values["reports_dir"]) / values["report"]["paper"]
-        print(build_report(runs, Path(values["synthetic_dir"]), out, build(values["report"])))
+        spec = build(values["report"])
+        out = Path(values["reports_dir"]) / spec.paper
+        print(build_report(runs, _synthetic_sets(runs, Path(values["synthetic_dir"])), out, spec.paper, spec))
     first = records[0]["metrics"].get("accuracy") if records else None
     return None if first is None else first["value"]
+
+
+def _synthetic_sets(runs: list[Path], synthetic_dir: Path) -> list[Path]:
+    """Return the folders of the synthetic sets that any run trained on, those that are still there."""
+    names = {name for run in runs for name in OmegaConf.load(run / "config.yaml").get("synthetic") or []}
+    folders = [Path(name) if "/" in name else synthetic_dir / name for name in sorted(names)]
+    return [folder for folder in folders if (folder / "manifest.json").is_file()]
 
 
 def _line(record: dict[str, Any]) -> str:

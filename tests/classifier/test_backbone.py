@@ -1,4 +1,4 @@
-"""Backbones: heads, freezing, normalisation; weights from a file, from nowhere, from a server out of reach."""
+"""Backbones: heads, freezing, normalisation; weights from a file, nowhere, or a server out of reach."""
 
 from __future__ import annotations
 

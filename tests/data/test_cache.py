@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+
 from cxr.data.cache import CachedImages, ImageCache
 from cxr.data.decode import fit, read_gray
 from cxr.errors import UserError

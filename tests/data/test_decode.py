@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from cxr.data.convert import to_float
 from cxr.data.convert import to_uint8 as tensor_to_uint8
 from cxr.data.decode import BadImage, NeedsWindow, fit, read_gray, to_uint8
 from cxr.errors import UserError
-from PIL import Image
 
 RAMP = np.add.outer(np.arange(40), 3 * np.arange(60)).astype(np.uint8)  # (40, 60), 0 … 216
 

@@ -11,12 +11,13 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
 from cxr.data.dataset import EpochLoader, ImageDataset
 from cxr.data.module import CXRDataModule
 from cxr.data.sampler import EpochSampler
 from cxr.errors import UserError
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
 N = 23
 
@@ -193,7 +194,7 @@ def test_ranks_share_one_order_without_padding(
         assert len({len(d) for d in draws}) == 1, "equally many steps"
         lost = 2 * world_size - 1 if drop_last else world_size - 1
         assert n - lost <= len(seen) <= n
-        together = [sum((d[b] for d in draws), []) for b in range(len(draws[0]))]
+        together = [[i for d in draws for i in d[b]] for b in range(len(draws[0]))]
         alone = EpochSampler(n, 2 * world_size, 7, shuffle, drop_last, 0, 1)
         for mine, all_ranks in zip(together, alone, strict=False):
             assert mine == all_ranks.positions.tolist()[: len(mine)], "the global batch of one device"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+
 from cxr.data.grouping import groups_of, strata
 from cxr.data.split import Split, check_disjoint, holdout, kfold, official, overlaps, patient, stratified
 from cxr.errors import UserError
@@ -173,8 +174,8 @@ def test_holdout_reads_a_csv_and_refuses_strangers_and_relatives(index: pd.DataF
     whole.to_frame().to_csv(tmp_path / "test.csv", index=False)
     split = holdout(index, test_ids=None, csv=tmp_path / "test.csv", val=0.1, on_overlap="refuse", seed=0)
     assert list(index["image_id"].iloc[split.parts["test"]]) == list(whole)
-    with pytest.raises(UserError, match="did you mean 'i00012'"):
-        holdout(index, test_ids=["i0012"], csv=None, val=0.1, on_overlap="refuse", seed=0)
+    with pytest.raises(UserError, match="did you mean 'i00125'"):
+        holdout(index, test_ids=["j00125"], csv=None, val=0.1, on_overlap="refuse", seed=0)
     several = index.groupby("patient_id")["image_id"].first()[index["patient_id"].value_counts() > 1]
     with pytest.raises(UserError, match="patients are in more than one part"):
         holdout(index, test_ids=list(several), csv=None, val=0.1, on_overlap="refuse", seed=0)

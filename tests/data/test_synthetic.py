@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+
 from cxr.data import synthetic
 from cxr.data.synthetic import (
     SyntheticSet,

@@ -45,7 +45,8 @@ cxr.config.check_config = check
 def main(config):
     hydra_config = HydraConfig.get()
     values = {"do": config.do, "seed": config.seed}
-    with open_run(Path("runs"), default_name("app", list(hydra_config.overrides.task)), values, identity(values)) as run:
+    name = default_name("app", list(hydra_config.overrides.task))
+    with open_run(Path("runs"), name, values, identity(values)) as run:
         if run.state == "finished":
             return
         run.start()
@@ -139,6 +140,7 @@ def test_a_job_that_never_opened_its_run_shows_its_error_line(
     (tmp_path / "runs").write_text("a file where the folder should be")
     process = app("-m", "seed=1,2")
     output, _ = process.communicate(timeout=60)
+    print(output)
     assert process.returncode == 1
     assert len([line for line in output.splitlines() if "│" in line and "Error: [Errno" in line]) == 2
 

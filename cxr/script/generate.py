@@ -1,0 +1,89 @@
+"""generate: make a synthetic set from a trained GAN."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+
+from cxr.config import build, plain, run_app
+from cxr.errors import UserError, did_you_mean
+
+__all__ = ["generate", "main"]
+
+
+def generate(
+    *,
+    run: str,
+    name: str | None,
+    n: int,
+    seed: int,
+    checkpoint: Literal["last", "best"],
+    weights: Literal["ema", "raw"],
+    curation: Literal["none", "last_fraction"],
+    fraction: float,
+    block: int,
+    precision: Literal["float32", "bfloat16"],
+    export: Literal["png", "none"],
+    unfinished: Literal["refuse", "allow"],
+    accelerator: Literal["auto", "cpu", "gpu"],
+    runs_dir: Path,
+    synthetic_dir: Path,
+) -> None:
+    """The schema of conf/generate.yaml; see there for what each key means."""
+
+
+def job(config: DictConfig) -> None:
+    """Load the generator of a run and write its images."""
+    values = plain(config)
+    run_dir = Path(values["runs_dir"]) / values["run"]
+    trained = _trained(run_dir, values["unfinished"])
+    checkpoint = run_dir / "checkpoints" / f"{values['checkpoint']}.ckpt"
+    if not checkpoint.is_file():
+        raise UserError(f"{checkpoint}: no such checkpoint; set checkpoint=last, or train the run again")
+    import torch
+
+    from cxr.evaluation.synthesize import load_generator, synthesize
+    from cxr.files import read_json
+
+    gan = load_generator(build(trained["gan"]["generator"]), checkpoint, weights=values["weights"])
+    facts = read_json(run_dir / "manifest.json")
+    gpu = values["accelerator"] == "gpu" or (values["accelerator"] == "auto" and torch.cuda.is_available())
+    made = synthesize(
+        Path(values["synthetic_dir"]) / (values["name"] or values["run"]),
+        [gan],
+        n={gan.label: values["n"]},
+        device=torch.device("cuda" if gpu else "cpu"),
+        trained_on=facts["trained_on"],
+        split_fingerprint=facts["split_fingerprint"],
+        **{k: values[k] for k in ("seed", "curation", "fraction", "block", "precision", "export")},
+    )
+    print(f"{made.path}: {len(made.index)} images of {gan.label}, {made.images.shape[1]} px, after {gan.g_steps} steps of G; "
+          f"look at {made.path / 'grid.png'}")  # fmt: skip
+
+
+def _trained(run_dir: Path, unfinished: Literal["refuse", "allow"]) -> dict[str, Any]:
+    """Return the configuration of a GAN run that is finished, or far enough for whoever allows that."""
+    from cxr.run import read_status
+
+    if not (run_dir / "status.json").is_file():
+        known = sorted(p.parent.name for p in run_dir.parent.glob("*/status.json"))
+        raise UserError(f"run: nothing below {run_dir.parent} is called '{run_dir.name}'{did_you_mean(run_dir.name, known)}")
+    status = read_status(run_dir)
+    if status["state"] != "finished" and unfinished == "refuse":
+        raise UserError(f"{run_dir}: this run is {status['state']}, expected finished; run its train command again, "
+                        "or set unfinished=allow to use its last checkpoint")  # fmt: skip
+    config = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
+    if not isinstance(config, dict) or not isinstance(config.get("gan"), dict):
+        raise UserError(f"{run_dir}: not a GAN run; set run=… to one of task=gan")
+    return {str(k): v for k, v in config.items()}
+
+
+def main() -> None:
+    """Console script `cxr-generate`."""
+    run_app("generate", job)
+
+
+if __name__ == "__main__":
+    main()

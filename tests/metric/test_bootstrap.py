@@ -1,0 +1,128 @@
+"""Intervals resample patients; a weighted resample equals the same images taken again; coverage is sane."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cxr.metric.bootstrap import draw_patients, estimate, paired_difference
+from cxr.metric.classification import metric_names, scores, weighted_scores
+
+CLASSES = ["N", "P"]
+
+
+def _data(n_patients: int, per: int, seed: int, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Patients whose images share a chance of being read correctly."""
+    rng = np.random.default_rng(seed)
+    truth = np.repeat(rng.integers(2, size=n_patients), per)
+    skill = np.repeat(1 / (1 + np.exp(-rng.normal(1.0, spread, n_patients))), per)
+    right = rng.random(n_patients * per) < skill
+    p = np.where(right == (truth == 1), 0.8, 0.2) + rng.uniform(-0.1, 0.1, n_patients * per)
+    return np.eye(2)[truth], np.stack([1 - p, p], 1), [f"p{i}" for i in range(n_patients) for _ in range(per)]
+
+
+def test_weights_equal_taking_the_images_again() -> None:
+    target, prob, patients = _data(12, 3, 0)
+    drawn = draw_patients(patients, n_resamples=6, seed=4)
+    assert (drawn.weights.sum(1) == 12).all()
+    found = weighted_scores(
+        target, prob, CLASSES, multi_label=False, threshold=0.5, groups=drawn.groups, weights=drawn.weights
+    )
+    for r in range(6):
+        rows = np.repeat(np.arange(36), drawn.weights[r, drawn.groups].astype(int))
+        again = scores(target[rows], prob[rows], CLASSES, multi_label=False, threshold=0.5)
+        for name in metric_names(CLASSES):
+            assert found[name][r] == pytest.approx(again[name], abs=1e-9)
+
+
+def test_by_hand_two_patients() -> None:
+    """Patient a always right, b always wrong: a resample of both scores 0, 1/2 or 1 with chance 1/4, 1/2, 1/4."""
+    target = np.eye(2)[[0, 1, 0, 1]]
+    prob = np.array([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9], [0.9, 0.1]])
+    drawn = draw_patients(["a", "a", "b", "b"], n_resamples=4000, seed=0)
+    found = estimate(target, [prob], CLASSES, drawn, multi_label=False, threshold=0.5)["accuracy"]
+    assert (found.value, found.low, found.high, found.n, found.n_patients) == (0.5, 0.0, 1.0, 4, 2)
+    assert np.mean(drawn.weights[:, 0] == 2) == pytest.approx(0.25, abs=0.03)
+
+
+def test_the_draw_does_not_depend_on_the_row_order() -> None:
+    target, prob, patients = _data(15, 2, 1)
+    order = np.random.default_rng(0).permutation(30)
+    kwargs = {"multi_label": False, "threshold": 0.5}
+    a = estimate(target, [prob], CLASSES, draw_patients(patients, n_resamples=50, seed=0), **kwargs)
+    shuffled = draw_patients([patients[i] for i in order], n_resamples=50, seed=0)
+    b = estimate(target[order], [prob[order]], CLASSES, shuffled, **kwargs)
+    assert a["accuracy"] == b["accuracy"]
+    assert a["auroc/P"].low == pytest.approx(b["auroc/P"].low, abs=1e-12)
+
+
+def test_images_without_a_patient_stand_alone() -> None:
+    drawn = draw_patients(["a", None, "a", None, ""], n_resamples=3, seed=0)
+    assert drawn.n_patients == 4
+    assert drawn.groups[0] == drawn.groups[2]
+
+
+def test_coverage_on_clustered_data() -> None:
+    """The true accuracy lies inside about 95 % of patient intervals, and in far fewer image intervals."""
+    true = float(np.mean(1 / (1 + np.exp(-np.random.default_rng(9).normal(1.0, 2.0, 200_000)))))
+    inside = {"patients": 0, "images": 0}
+    for seed in range(120):
+        target, prob, patients = _data(60, 8, 100 + seed, spread=2.0)
+        for unit, ids in (("patients", patients), ("images", [str(i) for i in range(480)])):
+            drawn = draw_patients(ids, n_resamples=200, seed=seed)
+            found = estimate(
+                target, [prob], CLASSES, drawn, multi_label=False, threshold=0.5, names=["accuracy"]
+            )["accuracy"]
+            assert found.low is not None and found.high is not None
+            inside[unit] += found.low <= true <= found.high
+    assert 0.86 <= inside["patients"] / 120 <= 0.99
+    assert inside["images"] / 120 < 0.8
+
+
+def test_pairing_narrows_the_difference_and_equal_arms_differ_by_zero() -> None:
+    target, prob, patients = _data(80, 3, 5)
+    better = prob.copy()
+    wrong = np.flatnonzero((prob[:, 1] > 0.5) != (target[:, 1] > 0.5))[:6]
+    better[wrong] = prob[wrong][:, ::-1]
+    drawn = draw_patients(patients, n_resamples=500, seed=0)
+    options = {"multi_label": False, "threshold": 0.5, "names": ["accuracy"]}
+    same = paired_difference(target, [prob], [prob], CLASSES, drawn, **options)["accuracy"]
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    found = paired_difference(target, [better], [prob], CLASSES, drawn, **options)["accuracy"]
+    single = estimate(target, [prob], CLASSES, drawn, **options)["accuracy"]
+    assert found.value == pytest.approx(6 / 240)
+    assert found.low is not None and found.high is not None and single.low is not None and single.high is not None
+    assert 0 < found.low < found.value < found.high
+    assert found.high - found.low < (single.high - single.low) / 2
+
+
+def test_seeds_are_averaged_and_their_spread_widens_the_second_interval() -> None:
+    target, _, patients = _data(50, 2, 6)
+    probs = [_noisy(target, share, seed) for seed, share in enumerate((0.1, 0.2, 0.3))]
+    drawn = draw_patients(patients, n_resamples=800, seed=0)
+    found = estimate(target, probs, CLASSES, drawn, multi_label=False, threshold=0.5)["accuracy"]
+    assert found.per_seed == pytest.approx((0.9, 0.8, 0.7))
+    assert found.value == pytest.approx(0.8)
+    assert found.seed_std == pytest.approx(0.1)
+    assert None not in (found.low, found.high, found.low_seeds, found.high_seeds)
+    assert found.low_seeds < found.low < found.value < found.high < found.high_seeds
+    # variance over seeds of the mean of 3 is 0.1² / 3: the seed part alone is about ±1.96 × 0.058
+    extra = (found.high_seeds - found.low_seeds) ** 2 - (found.high - found.low) ** 2
+    assert np.sqrt(extra) / 2 == pytest.approx(1.96 * 0.1 / np.sqrt(3), rel=0.35)
+
+
+def test_resamples_without_a_class_are_left_out_and_counted() -> None:
+    target = np.eye(2)[[1, 0, 0, 0]]
+    prob = np.array([[0.2, 0.8], [0.9, 0.1], [0.8, 0.2], [0.6, 0.4]])
+    drawn = draw_patients(["a", "b", "c", "d"], n_resamples=400, seed=0)
+    found = estimate(target, [prob], CLASSES, drawn, multi_label=False, threshold=0.5)["auroc/P"]
+    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
+    assert found.n_undefined == pytest.approx(400 * (0.75**4 + 0.25**4), abs=40)
+
+
+def _noisy(target: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Perfect answers of which `share` are turned round."""
+    turned = np.random.default_rng(seed).permutation(len(target))[: round(share * len(target))]
+    prob = np.where(target > 0.5, 0.9, 0.1)
+    prob[turned] = prob[turned][:, ::-1]
+    return prob
