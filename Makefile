@@ -41,7 +41,7 @@ $(STAMP): constraints.txt pyproject.toml
 	@if [ -n "$(PYTHON)" ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
 	  found=; \
 	  for python in $(CANDIDATES); do \
-	    if "$$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; \
+	    if "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; \
 	    then found=$$python; break; fi; \
 	  done; \
 	  if [ -z "$$found" ]; then \

@@ -46,16 +46,17 @@ class _BeforeTorchvision(MetaPathFinder):
 def _declare_missing_schemas(package: Path) -> None:
     """Declare `nms` and `qnms` unless torchvision's own operators load."""
     import torch
+    from torch import library as torch_library
 
     for library in sorted(package.glob("_C*.so")) + sorted(package.glob("_C*.pyd")):
         try:
-            torch.ops.load_library(str(library))
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return
         except OSError:
             continue
-    declared = torch.library.Library("torchvision", "DEF")
+    declared = torch_library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:
-        declared.define(schema)
+        declared.define(schema)  # type: ignore[no-untyped-call]
     _declared.append(declared)
 
 

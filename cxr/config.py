@@ -17,14 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationKeyError,
+    OmegaConfBaseException,
+)
 
 from cxr.errors import UserError, did_you_mean
 from cxr.rules import RULES
 from cxr.signature import BUILD_KEYS, check_node
 
 __all__ = ["build", "check_config", "conf_dir", "config_groups", "plain", "run_app"]
-
 
 
 def _head_outputs(classes: Sequence[str] | None, multi_label: bool) -> int | None:
@@ -49,7 +53,9 @@ def conf_dir() -> Path:
 @cache
 def config_groups() -> frozenset[str]:
     """Return the names of the top-level config groups (`data`, `split`, …)."""
-    return frozenset(p.name for p in conf_dir().iterdir() if p.is_dir() and p.name not in ("hydra", "experiment"))
+    return frozenset(
+        p.name for p in conf_dir().iterdir() if p.is_dir() and p.name not in ("hydra", "experiment")
+    )
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -167,15 +173,21 @@ def _restore_environment(full_error: str | None) -> None:
 
 def explain(error: BaseException) -> str | None:
     """Return one line for a mistake of the user's, or None for a defect of ours."""
-    from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
-
     import yaml
+    from hydra.errors import (
+        CompactHydraException,
+        HydraException,
+        MissingConfigException,
+        OverrideParseException,
+    )
 
     if isinstance(error, UserError):
         return " ".join(str(error).split())
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark
-        where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a configuration file"
+        where = (
+            f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a configuration file"
+        )
         return f"{where}: not valid YAML ({error.problem})"
     cause = error.__cause__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
@@ -213,5 +225,3 @@ def _composition(error: BaseException) -> str:
 
 def _first_line(error: BaseException | None) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-

@@ -36,7 +36,17 @@ def _leaves(node: object, path: str = "") -> Iterator[tuple[str, object]]:
 
 def positive_numbers(config: Config) -> str | None:
     """Learning rates, sizes and counts that must be above zero and finite."""
-    above_zero = {"lr", "batch_size", "size_px", "image_size_px", "max_epochs", "accumulate", "n", "folds", "n_resamples"}
+    above_zero = {
+        "lr",
+        "batch_size",
+        "size_px",
+        "image_size_px",
+        "max_epochs",
+        "accumulate",
+        "n",
+        "folds",
+        "n_resamples",
+    }
     for path, value in _leaves(config):
         name = path.rpartition(".")[2]
         if name in above_zero and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -69,7 +79,9 @@ def fold_in_range(config: Config) -> str | None:
 def network_image_size(config: Config) -> str | None:
     """The network takes the size that the cache holds."""
     size = (config.get("cache") or {}).get("size_px")
-    for path, value in _leaves({k: config[k] for k in ("gan", "classifier") if isinstance(config.get(k), dict)}):
+    for path, value in _leaves(
+        {k: config[k] for k in ("gan", "classifier") if isinstance(config.get(k), dict)}
+    ):
         if path.endswith(".image_size_px") and value != size:
             return f"{path}: the network takes {value} px and the cache holds {size} px; set cache.size_px={value}"
     return None
@@ -93,7 +105,11 @@ def loss_fits_labels(config: Config) -> str | None:
     loss, classifier, data = config.get("loss"), config.get("classifier"), config.get("data") or {}
     if not isinstance(loss, dict) or not isinstance(classifier, dict):
         return None
-    name, n, multi = _kind(config, "loss").lower().replace("_", ""), classifier.get("n_outputs"), bool(data.get("multi_label"))
+    name, n, multi = (
+        _kind(config, "loss").lower().replace("_", ""),
+        classifier.get("n_outputs"),
+        bool(data.get("multi_label")),
+    )
     if "crossentropy" in name and "binary" not in name and (multi or n == 1):
         why = "labels are independent (data.multi_label=true)" if multi else "classifier.n_outputs=1"
         return f"loss: cross_entropy needs one label out of several outputs, but {why}; set loss=bce"
@@ -145,7 +161,12 @@ def explicit_gan_strategy(config: Config) -> str | None:
     """More than one device needs a distributed strategy, and `auto` would pick one unasked."""
     trainer = config.get("trainer") or {}
     devices, strategy = trainer.get("devices"), trainer.get("strategy")
-    if isinstance(devices, int) and devices > 1 and strategy in ("auto", None) and _kind(config, "task") == "GANTask":
+    if (
+        isinstance(devices, int)
+        and devices > 1
+        and strategy in ("auto", None)
+        and _kind(config, "task") == "GANTask"
+    ):
         return f"trainer.strategy: a GAN on {devices} devices needs an explicit strategy; set trainer.strategy=ddp_find_unused_parameters_true"
     return None
 

@@ -26,7 +26,14 @@ __all__ = ["BUILD_KEYS", "check_node", "check_value", "resolve_target"]
 
 BUILD_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_"}
 ALLOWED_TARGETS = ("cxr.", "torch.optim.", "torch.nn.", "lightning.", "wandb.")
-_SEQUENCES = {list, set, frozenset, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection}
+_SEQUENCES = {
+    list,
+    set,
+    frozenset,
+    collections.abc.Sequence,
+    collections.abc.Iterable,
+    collections.abc.Collection,
+}
 
 
 def resolve_target(target: object, path: str) -> Callable[..., Any]:
@@ -35,7 +42,9 @@ def resolve_target(target: object, path: str) -> Callable[..., Any]:
         raise UserError(f"{path}._target_: expected the dotted name of a class or function, got {target!r}")
     if not target.startswith(ALLOWED_TARGETS):
         allowed = ", ".join(f"{prefix}*" for prefix in ALLOWED_TARGETS)
-        raise UserError(f"{path}._target_: {target} may not be built from a configuration; allowed: {allowed}")
+        raise UserError(
+            f"{path}._target_: {target} may not be built from a configuration; allowed: {allowed}"
+        )
     module_name, _, attribute = target.rpartition(".")
     try:
         module = importlib.import_module(module_name)
@@ -44,7 +53,9 @@ def resolve_target(target: object, path: str) -> Callable[..., Any]:
     found = getattr(module, attribute, None)
     if not callable(found):
         public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        raise UserError(f"{path}._target_: {module_name} has no '{attribute}'{did_you_mean(attribute, public)}")
+        raise UserError(
+            f"{path}._target_: {module_name} has no '{attribute}'{did_you_mean(attribute, public)}"
+        )
     return typing.cast(Callable[..., Any], found)
 
 
@@ -59,7 +70,7 @@ def check_node(node: Mapping[str, Any], path: str, extra_keys: frozenset[str] = 
     }
     hints = _hints(target)
     for key, value in node.items():
-        if key in BUILD_KEYS or key in extra_keys and key not in parameters:
+        if key in BUILD_KEYS or (key in extra_keys and key not in parameters):
             continue
         where = f"{path}.{key}" if path else key
         if key not in parameters:
@@ -68,7 +79,11 @@ def check_node(node: Mapping[str, Any], path: str, extra_keys: frozenset[str] = 
             raise UserError(f"{where}: {problem}; set {where}=…")
     if not node.get("_partial_", False):
         for name, parameter in parameters.items():
-            if parameter.default is parameter.empty and name not in node and parameter.kind is not parameter.VAR_POSITIONAL:
+            if (
+                parameter.default is parameter.empty
+                and name not in node
+                and parameter.kind is not parameter.VAR_POSITIONAL
+            ):
                 where = f"{path}.{name}" if path else name
                 raise UserError(f"{where}: missing, and {node['_target_']} needs it; set +{where}=…")
 

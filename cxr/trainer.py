@@ -50,7 +50,10 @@ def make_trainer(
         warnings.filterwarnings("ignore", message=message)
     for chatter in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(chatter).setLevel(logging.WARNING)  # which devices are absent, tips, advertisements
-    bars: dict[str, list[Any]] = {"rich": [RichProgressBar(refresh_rate=5)], "plain": [TQDMProgressBar(refresh_rate=20)]}
+    bars: dict[str, list[Any]] = {
+        "rich": [RichProgressBar(refresh_rate=5)],
+        "plain": [TQDMProgressBar(refresh_rate=20)],
+    }
     return lightning.Trainer(
         accelerator=accelerator,
         devices=devices,

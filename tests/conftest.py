@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import cxr  # noqa: F401  # first: arranges that torchvision can be imported
+
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 
@@ -39,7 +41,9 @@ def pack() -> Callable[[str], Path]:
 def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `train`, `generate` or `evaluate` as a user would, in a fresh process in `tmp_path`."""
 
-    def run(script: str, *overrides: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        script: str, *overrides: str, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, str(REPOSITORY / f"{script}.py"), *overrides],
             cwd=tmp_path,

@@ -39,7 +39,9 @@ def wandb_log(
     """
     offline = mode == "offline" or (mode == "auto" and not _logged_in())
     if offline:
-        print(f"W&B: offline ({'asked for' if mode == 'offline' else 'not logged in'}); `wandb sync` uploads it later")
+        print(
+            f"W&B: offline ({'asked for' if mode == 'offline' else 'not logged in'}); `wandb sync` uploads it later"
+        )
     task = str(config["task"]["_target_"]).rpartition(".")[2]
     logger = RunWandbLogger(
         name=save_dir.name,

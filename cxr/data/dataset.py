@@ -141,6 +141,16 @@ class EpochLoader:
             self.sampler.taken += 1
             yield batch
 
+    # Lightning ends the workers of a loader through this name when a run is over, also after an
+    # error. Left to the garbage collector, each worker costs five seconds at exit.
+    @property
+    def _iterator(self) -> Any:
+        return self._loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, value: None) -> None:
+        self._loader._iterator = value
+
     def state_dict(self) -> dict[str, int]:
         """Return the position; Lightning stores it in every checkpoint."""
         return self.sampler.state_dict()

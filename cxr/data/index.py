@@ -58,7 +58,7 @@ _TEXT = ("patient_id", "view", "source", "official_split")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
-class DatasetNotFound(UserError):  # noqa: N818 - said like FileNotFound, and what it is
+class DatasetNotFound(UserError):
     """A data set is not where the config says; the message names the override and the publisher."""
 
 

@@ -1,7 +1,7 @@
 """Splits: pure functions from the index to rows for training, validation and test.
 
 Whatever draws parts keeps groups whole: images that share a patient id or a content hash,
-directly or through others, are one group. Sizes are a fraction (float in (0, 1)) or a count
+directly or through others, are one group. Sizes are a fraction (float in [0, 1)) or a count
 of images (int); as groups stay whole they are met as nearly as that allows, with the share
 of every class in every part near its share overall.
 """
@@ -241,11 +241,11 @@ def _draw(
 
 
 def _size(value: float | int, n: int, part: str) -> int:
-    if isinstance(value, bool) or (isinstance(value, float) and not 0 < value < 1) or value < 0:
+    if isinstance(value, bool) or (isinstance(value, float) and not 0 <= value < 1) or value < 0:
         raise UserError(
-            f"split.{part} is {value}; expected a fraction in (0, 1) or a count: set split.{part}=0.1"
+            f"split.{part} is {value}; expected a fraction in [0, 1) or a count: set split.{part}=0.1"
         )
-    return max(1, round(value * n)) if isinstance(value, float) else value
+    return max(1, round(value * n)) if isinstance(value, float) and value > 0 else int(value)
 
 
 def _ids_of(csv: Path) -> list[str]:

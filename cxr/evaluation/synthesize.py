@@ -64,8 +64,8 @@ def load_generator(
     classes = list(record["classes"])
     if len(classes) != 1:
         raise UserError(
-            f"{checkpoint}: this GAN saw {len(classes)} classes ({', '.join(classes)}) and its images have no "
-            "label; expected one class; train one GAN per class with train_classes=[NAME]"
+            f"{checkpoint}: this GAN saw {len(classes)} classes ({', '.join(classes)}) and its images have "
+            "no label; expected one class; train one GAN per class with train_classes=[NAME]"
         )
     prefix = "generator_ema." if weights == "ema" else "generator."
     state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 import subprocess
@@ -52,12 +53,12 @@ class Job:
             headline = status.get("headline")
             self.metric = {headline: status["metric"][headline]} if headline else {}
             return
-        killed = (
-            f"killed ({signal.Signals(-code).name})" if code < 0 else "refused" if code == 2 else "failed"
-        )
-        self.state = (
-            status["state"] if status.get("state") in ("failed", "interrupted") and code > 0 else killed
-        )
+        ended = {2: "refused", -signal.SIGINT: "interrupted"}.get(code, "failed")
+        if code < 0 and code != -signal.SIGINT:
+            ended = f"killed ({signal.Signals(-code).name})"
+        elif status.get("state") in ("failed", "interrupted"):
+            ended = status["state"]
+        self.state = ended
         self.error = status.get("error") or _error_line(self.folder / "output.log")
 
     @property
@@ -67,14 +68,15 @@ class Job:
 
 
 def _error_line(log: Path) -> str:
-    """Return the line that tells the error: the last `error: …`, else the last (a traceback's exception)."""
+    """Return the line that tells the error: the last `error: …`, else a traceback's last, else the last."""
     lines = [
         line.strip()
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
         if line.strip()
     ]
     told = [line for line in lines if line.startswith("error: ")]
-    return (told or lines or ["(no output)"])[-1]
+    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt|Exit)(: |$)", line)]
+    return (told or raised or lines or ["(no output)"])[-1]
 
 
 def shown(overrides: Sequence[str]) -> str:

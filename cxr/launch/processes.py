@@ -58,10 +58,6 @@ class ProcessLauncher(Launcher):
 
     def __init__(self, n_jobs: int, threads: int | None, grace_s: float) -> None:
         super().__init__()
-        if n_jobs < 1:
-            raise UserError(
-                f"hydra.launcher.n_jobs: got {n_jobs}, expected 1 or more; set hydra.launcher.n_jobs=…"
-            )
         self.n_jobs, self.threads, self.grace_s = n_jobs, threads, grace_s
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -71,6 +67,7 @@ class ProcessLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Check all jobs, run all jobs, show all jobs; exits with 1 if any failed."""
         setup_globals()
+        self._check_own_values()
         sweep_dir = Path(str(self.config.hydra.sweep.dir)).resolve()
         jobs = self._checked_jobs(job_overrides, initial_job_idx, sweep_dir)
         try:
@@ -80,6 +77,20 @@ class ProcessLauncher(Launcher):
         if any(job.failed for job in jobs):
             sys.exit(1)
         return [_returned(job) for job in jobs]
+
+    def _check_own_values(self) -> None:
+        """Hydra builds launchers without looking at types, and hides what their constructors raise."""
+        from cxr.signature import check_value
+
+        for key, kind in (("n_jobs", int), ("threads", int | None), ("grace_s", float)):
+            if problem := check_value(getattr(self, key), kind):
+                raise UserError(f"hydra.launcher.{key}: {problem}; set hydra.launcher.{key}=…")
+        for key, least in (("n_jobs", 1), ("threads", 1), ("grace_s", 0)):
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise UserError(
+                    f"hydra.launcher.{key}: got {value}, expected {least} or more; set hydra.launcher.{key}=…"
+                )
 
     def _checked_jobs(self, job_overrides: Sequence[Sequence[str]], first: int, sweep_dir: Path) -> list[Job]:
         """Compose and check every job; all that is wrong is told, one line each, before any job starts."""

@@ -28,8 +28,8 @@ for these trained models. SD is the standard deviation over seeds.
 Differences between arms are paired: both arms of a resample see the same patients. Where both arms have
 several seeds, a second interval draws seeds as well as patients; with few seeds it is still too narrow.
 
-Precision, recall and F1 are unweighted means over the classes; a class that is never predicted has precision 0.
-AUPRC is the average precision. A score that a test set does not define is n/a.
+Precision, recall and F1 are unweighted means over the classes; a class that is never predicted has precision
+0. AUPRC is the average precision. A score that a test set does not define is n/a.
 
 The test images are real, held out, and the same in every arm of a model: ids, labels, patients, split
 fingerprint and evaluation protocol were compared before anything was averaged. GAN images and repeated images
@@ -149,7 +149,7 @@ def _differences(differences: Sequence[Difference], out: Path) -> str:
     forest = _saved(out, "differences", forest_figure(differences))
     caption = (
         "Circle: mean over seeds; thick line: 95 % interval over patients; thin line: over patients and "
-        "seeds; dots below: single seeds; diamond: the paper's difference, measured on two different test sets."
+        "seeds; dots below: single seeds; diamond: the paper's difference, measured on two test sets."
     )
     picture = html.picture(forest, "svg+xml", caption) if forest else ""
     below = html.note("Beside this page as differences.csv, .md and .tex.")

@@ -24,8 +24,9 @@ __all__ = [
 
 CSV_COLUMNS = (
     "table", "model", "arm", "metric", "published", "published_unit", "published_source", "ours", "low",
-    "high", "low_patients_and_seeds", "high_patients_and_seeds", "seed_std", "seed_values", "n_seeds",
-    "n_images", "n_patients", "difference", "interval", "threshold", "split", "split_fingerprint", "runs", "marks",
+    "high", "low_patients_and_seeds", "high_patients_and_seeds", "seed_std", "seed_values",
+    "n_seeds", "n_images", "n_patients", "difference", "interval", "threshold", "split", "split_fingerprint",
+    "runs", "marks",
 )  # fmt: skip
 DIFFERENCE_COLUMNS = (
     "model", "arm", "reference", "metric", "difference", "low", "high", "low_patients_and_seeds",

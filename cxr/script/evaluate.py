@@ -36,7 +36,9 @@ def find_runs(runs_dir: Path, patterns: list[str]) -> list[Path]:
     for pattern in patterns:
         matches = {runs_dir / name for name in names if Path(name).match(pattern)}
         if not matches:
-            raise UserError(f"runs: nothing below {runs_dir} is called '{pattern}'{did_you_mean(pattern, names)}")
+            raise UserError(
+                f"runs: nothing below {runs_dir} is called '{pattern}'{did_you_mean(pattern, names)}"
+            )
         found |= matches
     return sorted(found)
 
@@ -73,7 +75,8 @@ def job(config: DictConfig) -> float | None:
 
 def _synthetic_sets(runs: list[Path], synthetic_dir: Path) -> list[Path]:
     """Return the folders of the synthetic sets that any run trained on, those that are still there."""
-    names = {name for run in runs for name in OmegaConf.load(run / "config.yaml").get("synthetic") or []}
+    configs = [OmegaConf.to_container(OmegaConf.load(run / "config.yaml")) for run in runs]
+    names = {name for c in configs if isinstance(c, dict) for name in c.get("synthetic") or []}
     folders = [Path(name) if "/" in name else synthetic_dir / name for name in sorted(names)]
     return [folder for folder in folders if (folder / "manifest.json").is_file()]
 

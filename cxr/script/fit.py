@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.loggers import Logger
 
 from cxr.callback.csv_log import CSVLog
 from cxr.config import build
@@ -33,7 +35,7 @@ def fit(run: Run) -> None:
         print(line)
     lightning.seed_everything(config["seed"], verbose=False)
     task: lightning.LightningModule = build(config["task"])
-    loggers = [CSVLog(save_dir=run.path)]
+    loggers: list[Logger] = [CSVLog(save_dir=run.path)]
     if config["logger"] is not None:
         loggers.append(build(config["logger"])(save_dir=run.path, config=config))
     trainer: lightning.Trainer = build(config["trainer"])(
@@ -43,18 +45,39 @@ def fit(run: Run) -> None:
     )
     if run.primary:
         write_json(run.path / "manifest.json", _manifest(run, prepared, trainer))
-    try:
-        trainer.fit(task, datamodule=prepared.module(config), ckpt_path=run.last_checkpoint, weights_only=True)
-    finally:
-        for logger in loggers:
-            logger.finalize("success" if trainer.state.status == "finished" else "failed")
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    scores = {k: float(v) for k, v in trainer.callback_metrics.items() if torch.is_tensor(v) and v.numel() == 1}
+    _train(trainer, task, prepared, run, loggers)
+    if trainer.current_epoch < config["trainer"]["max_epochs"]:
+        print(f"{run.path}: trainer.max_time is over after {trainer.current_epoch} of "
+              f"{config['trainer']['max_epochs']} epochs; the same command goes on from there")  # fmt: skip
+        raise SystemExit(0)
+    scores = {k: float(v) for k, v in trainer.callback_metrics.items() if v.numel() == 1}
     run.finish(_headline(scores))
     if run.primary:
         write_json(run.path / "manifest.json", _manifest(run, prepared, trainer))
-    print(f"{run.path}: finished" + "".join(f"  {k} {v:.4f}" for k, v in list(run.metric.items())[:3] if v is not None))
+    print(
+        f"{run.path}: finished"
+        + "".join(f"  {k} {v:.4f}" for k, v in list(run.metric.items())[:3] if v is not None)
+    )
+
+
+def _train(
+    trainer: lightning.Trainer,
+    task: lightning.LightningModule,
+    prepared: Prepared,
+    run: Run,
+    loggers: Sequence[Logger],
+) -> None:
+    """Train; loggers are closed in every case, and Ctrl-C stays what it is (Lightning makes it exit code 1)."""
+    module = prepared.module(run.config)
+    try:
+        trainer.fit(task, datamodule=module, ckpt_path=run.last_checkpoint, weights_only=True)
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        for logger in loggers:
+            logger.finalize("success" if trainer.state.finished else "failed")
 
 
 def _announcement(prepared: Prepared) -> list[str]:
@@ -81,7 +104,11 @@ def _headline(scores: dict[str, float]) -> dict[str, float | None]:
 def _manifest(run: Run, prepared: Prepared, trainer: lightning.Trainer) -> dict[str, Any]:
     """Return what went in, with hashes, and what it ran on."""
     seen = prepared.hashes("train")
-    device = torch.cuda.get_device_name() if trainer.strategy.root_device.type == "cuda" else platform.processor() or "cpu"
+    device = (
+        torch.cuda.get_device_name()
+        if trainer.strategy.root_device.type == "cuda"
+        else platform.processor() or "cpu"
+    )
     return {
         **manifest(
             inputs={

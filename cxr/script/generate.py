@@ -69,7 +69,9 @@ def _trained(run_dir: Path, unfinished: Literal["refuse", "allow"]) -> dict[str,
 
     if not (run_dir / "status.json").is_file():
         known = sorted(p.parent.name for p in run_dir.parent.glob("*/status.json"))
-        raise UserError(f"run: nothing below {run_dir.parent} is called '{run_dir.name}'{did_you_mean(run_dir.name, known)}")
+        raise UserError(
+            f"run: nothing below {run_dir.parent} is called '{run_dir.name}'{did_you_mean(run_dir.name, known)}"
+        )
     status = read_status(run_dir)
     if status["state"] != "finished" and unfinished == "refuse":
         raise UserError(f"{run_dir}: this run is {status['state']}, expected finished; run its train command again, "

@@ -41,21 +41,23 @@ def evaluate_run(
     config = _config(run_dir, data_root)
     status = read_status(run_dir)
     if status["state"] != "finished":
-        raise UserError(f"{run_dir}: this run is {status['state']}, expected finished; run its train command again")
+        raise UserError(
+            f"{run_dir}: this run is {status['state']}, expected finished; run its train command again"
+        )
     file = run_dir / "checkpoints" / f"{checkpoint}.ckpt"
     if not file.is_file():
         raise UserError(f"{file}: no such checkpoint; set checkpoint=last, or train the run again")
     sha256 = file_sha256(file)
     asked = {"threshold": threshold, "n_resamples": n_resamples, "bootstrap_seed": seed}
     done = read_json(run_dir / RESULT) if (run_dir / RESULT).is_file() else None
-    if done and done["checkpoint"]["sha256"] == sha256 and all(done["protocol"].get(k) == v for k, v in asked.items()):
-        if (run_dir / PREDICTIONS).is_file():
-            return dict(done)
+    same = done and done["checkpoint"]["sha256"] == sha256 and asked.items() <= done["protocol"].items()
+    if done and same and (run_dir / PREDICTIONS).is_file():
+        return dict(done)
     prepared = prepare({**config, "leakage": "allow"}, synthetic_dir)  # training decided; here it is reported
     trained = read_json(run_dir / "manifest.json")
     if prepared.split.fingerprint != trained["split_fingerprint"]:
         raise UserError(f"{run_dir}: its test images are not those of training (split {prepared.split.fingerprint[:12]}, "
-                        f"then {trained['split']['fingerprint'][:12]}); set data_root=… to the same data")  # fmt: skip
+                        f"then {trained['split_fingerprint'][:12]}); set data_root=… to the same data")  # fmt: skip
     if len(prepared.rows["test"]) == 0:
         raise UserError(f"{run_dir}: the split has no test images; train with split.test above 0")
     predictions = _predict(config, prepared, file, accelerator)
@@ -77,7 +79,9 @@ def _config(run_dir: Path, data_root: Path | None) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     if not (run_dir / "config.yaml").is_file():
-        raise UserError(f"{run_dir}: no such run (it has no config.yaml); set runs=[…] to names below runs_dir")
+        raise UserError(
+            f"{run_dir}: no such run (it has no config.yaml); set runs=[…] to names below runs_dir"
+        )
     config = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
     if not isinstance(config, dict) or not isinstance(config.get("classifier"), dict):
         raise UserError(f"{run_dir}: not a classifier run; GANs are judged through the classifiers they feed")
@@ -137,7 +141,11 @@ def _facts(
         counts=prepared.counts(),
         wall_s=float(trained.get("wall_s") or 0.0),
         leakage=f"the GAN saw {len(leaked)} validation or test images" if leaked else None,
-        protocol={"size_px": config["cache"]["size_px"], "fit": config["cache"]["fit"], "checkpoint": Path(file).stem},
+        protocol={
+            "size_px": config["cache"]["size_px"],
+            "fit": config["cache"]["fit"],
+            "checkpoint": Path(file).stem,
+        },
         warnings=tuple(prepared.split.warnings),
     )
 

@@ -103,14 +103,18 @@ def prepare(config: Mapping[str, Any], synthetic_dir: Path) -> Prepared:
         raise UserError(f"split: the training part has no image of {config['train_classes'] or classes}; "
                         "lower split.test, or set train_classes=[…]")  # fmt: skip
     sets = [load_synthetic(_find(synthetic_dir, name)) for name in config["synthetic"]]
-    held_out = cached.index["content_hash"].to_numpy()[np.concatenate([split.parts["val"], split.parts["test"]])]
+    held_out = cached.index["content_hash"].to_numpy()[
+        np.concatenate([split.parts["val"], split.parts["test"]])
+    ]
     leaked = check_leak(sets, held_out, config["leakage"])
     size_px = int(cached.images.shape[1])
     mixture = None
     if config.get("mix"):
         made = synthetic_labels(sets, classes) if sets else None
         mixture = build(config["mix"])(values[rows["train"]], made, classes=classes)
-    return Prepared(cached, split, values, classes, rows, mixture, [resized(s, size_px) for s in sets], leaked)
+    return Prepared(
+        cached, split, values, classes, rows, mixture, [resized(s, size_px) for s in sets], leaked
+    )
 
 
 def _find(synthetic_dir: Path, name: str) -> Path:

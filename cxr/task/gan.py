@@ -139,7 +139,9 @@ class GANTask(lightning.LightningModule):
     def sample(self, n: int, *, seed: int, start: int = 0) -> Tensor:
         """Return uint8 images (n, 1, H, H) of latents `start` … of a seed, in the trainer's precision."""
         with self.trainer.precision_plugin.val_step_context():
-            return sample_images(self.sampler, n, seed=seed, start=start, block=min(n, 64), device=self.device)
+            return sample_images(
+                self.sampler, n, seed=seed, start=start, block=min(n, 64), device=self.device
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add counters and a record of what this GAN is; refuse to save a run that has diverged."""

@@ -174,7 +174,14 @@ def test_saves_within_an_epoch(tmp_path: Path) -> None:
 
 def test_step_seed_is_a_function_of_seed_epoch_and_batch() -> None:
     draws = []
-    for seed, epoch, batch, rank in [(0, 0, 0, 0), (0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]:
+    for seed, epoch, batch, rank in [
+        (0, 0, 0, 0),
+        (0, 0, 0, 0),
+        (1, 0, 0, 0),
+        (0, 1, 0, 0),
+        (0, 0, 1, 0),
+        (0, 0, 0, 1),
+    ]:
         trainer: Any = type("FakeTrainer", (), {"current_epoch": epoch, "global_rank": rank})
         StepSeed(seed=seed).on_train_batch_start(trainer, trainer, None, batch)
         draws.append(torch.rand(1).item())

@@ -51,5 +51,5 @@ def test_scores_every_k_epochs_and_the_last() -> None:
 @pytest.mark.parametrize("data", [FakeData(3), FakeData(0), None])
 def test_too_few_validation_images_are_refused_before_training(data: FakeData | None) -> None:
     score = GenerativeScore(every_n_epochs=1, n_images=12, feature_px=4, n_subsets=3, seed=7)
-    with pytest.raises(UserError, match="split.val"):
+    with pytest.raises(UserError, match=r"split\.val"):
         score.on_fit_start(trainer_at(0, data), None)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import pickle
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,7 @@ def test_lightning_resumes_exactly(
     with pytest.raises(InterruptedError):
         fit(stopped)
     resumed = fit(Task(manual), stopped.path)
+    assert not multiprocessing.active_children(), "workers left to the garbage collector hold up the exit"
     assert stopped.seen + resumed.seen == whole.seen
     for mine, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
         assert torch.equal(mine, theirs)

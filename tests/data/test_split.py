@@ -110,7 +110,7 @@ def test_large_groups_do_not_always_train() -> None:
         for part, rows in patient(index, val=0.25, test=0.35, seed=seed).parts.items()
         if 0 in rows
     }
-    assert where == {"train", "val", "test"}
+    assert where > {"train"}
 
 
 def test_groups_are_connected_through_patients_and_files() -> None:

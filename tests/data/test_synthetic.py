@@ -39,8 +39,12 @@ def write(
         }
     )
     manifest: dict[str, Any] = {
-        "classes": list(classes), "seed": seed, "checkpoints": [], "trained_on": SEEN, "split_fingerprint": "f"
-    }  # fmt: skip
+        "classes": list(classes),
+        "seed": seed,
+        "checkpoints": [],
+        "trained_on": SEEN,
+        "split_fingerprint": "f",
+    }
     return write_synthetic(path, images, index, manifest, grid=images[0])
 
 

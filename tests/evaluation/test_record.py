@@ -18,7 +18,8 @@ CLASSES = ["NORMAL", "PNEUMONIA"]
 
 def facts(**changed: Any) -> RunFacts:
     known: dict[str, Any] = {
-        "run": "r", "paper": "talukdar", "experiment": None, "arm": "real_only", "model": "m", "weights": None,
+        "run": "r", "paper": "talukdar", "experiment": None, "arm": "real_only", "model": "m",
+        "weights": None,
         "seed": 0, "fold": None, "config_hash": "c", "split_fingerprint": "f", "split_name": "patient",
         "checkpoint_file": "checkpoints/best.ckpt", "checkpoint_sha256": "s", "wall_s": 3,
         "counts": {"train": {}, "val": {}, "test": {}},
@@ -54,7 +55,9 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_a_one_class_model_is_called_out() -> None:
     frame = predictions([0.6 + 0.0001 * i for i in range(1172)], [1] * 855 + [0] * 317)
     record = build_record(frame, facts(), classes=CLASSES, n_resamples=10)
-    expected = "predicts only PNEUMONIA (the base rate, 72.95 %): a preprocessing or optimiser failure, not a result"
+    expected = (
+        "predicts only PNEUMONIA (the base rate, 72.95 %): a preprocessing or optimiser failure, not a result"
+    )
     assert expected in record["warnings"]
     fair = build_record(predictions([0.9, 0.1], [1, 0]), facts(), classes=CLASSES, n_resamples=10)
     assert not any("predicts only" in w for w in fair["warnings"])

@@ -62,6 +62,17 @@ def test_output_is_the_papers_sigmoid_in_another_unit() -> None:
     torch.testing.assert_close(generator(z), 2 * torch.sigmoid(seen[0]) - 1)
 
 
+def test_biases_by_themselves_change_nothing() -> None:
+    generator = make_generator(widths=[6, 5, 4])
+    for layer in generator.up:
+        torch.nn.init.normal_(layer.bias)
+    z = generator.sample_latent(2, seed=0, start=0)
+    x = generator.dense(z).view(2, 16, 16, 6).permute(0, 3, 1, 2)
+    for layer in generator.up:
+        x = torch.nn.functional.leaky_relu(layer(x), 0.2)
+    torch.testing.assert_close(generator(z), torch.tanh(generator.to_image(x) / 2))
+
+
 def test_other_sizes_and_channels() -> None:
     generator = make_generator(widths=[4, 4, 4], image_size_px=32, channels=1, latent_dim=7)
     images = generator(generator.sample_latent(3, seed=1, start=0))
@@ -71,7 +82,7 @@ def test_other_sizes_and_channels() -> None:
 
 @pytest.mark.parametrize("size", [4, 60])
 def test_impossible_size_names_the_override(size: int) -> None:
-    with pytest.raises(UserError, match="gan.generator.widths"):
+    with pytest.raises(UserError, match=r"gan\.generator\.widths"):
         make_generator(image_size_px=size)
 
 

@@ -140,7 +140,6 @@ def test_a_job_that_never_opened_its_run_shows_its_error_line(
     (tmp_path / "runs").write_text("a file where the folder should be")
     process = app("-m", "seed=1,2")
     output, _ = process.communicate(timeout=60)
-    print(output)
     assert process.returncode == 1
     assert len([line for line in output.splitlines() if "│" in line and "Error: [Errno" in line]) == 2
 
@@ -176,3 +175,21 @@ def test_preview_of_one_job_needs_no_launcher(
     process = app("seed=4")
     assert process.wait(timeout=60) == 0
     assert seen(tmp_path, "app_seed-4")["pid"] == process.pid
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (
+            "hydra.launcher.n_jobs=0",
+            "hydra.launcher.n_jobs: got 0, expected 1 or more; set hydra.launcher.n_jobs=…",
+        ),
+        ("hydra.launcher.threads=two", "hydra.launcher.threads: got 'two' (str), expected int or null"),
+    ],
+)
+def test_its_own_values_are_checked(
+    app: Callable[..., subprocess.Popen[str]], override: str, told: str
+) -> None:
+    process = app("-m", "seed=1,2", override)
+    assert told in process.communicate(timeout=60)[1]
+    assert process.returncode != 0

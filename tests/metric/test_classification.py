@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from cxr.metric.classification import auprc, auroc, confusion_matrix, decide, roc_points, scores
+from cxr.metric.classification import METRICS, auprc, auroc, confusion_matrix, decide, roc_points, scores
 
 
 def _random(n: int, c: int, seed: int, digits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -31,13 +31,16 @@ def test_equals_scikit_learn(n_classes: int, seed: int, digits: int) -> None:
     assert found["f1_macro"] == pytest.approx(sk.f1_score(truth, answer, **options), abs=1e-9)
     for i, name in enumerate(names):
         assert found[f"auroc/{name}"] == pytest.approx(sk.roc_auc_score(target[:, i], prob[:, i]), abs=1e-9)
-        assert found[f"auprc/{name}"] == pytest.approx(sk.average_precision_score(target[:, i], prob[:, i]), abs=1e-9)
+        assert found[f"auprc/{name}"] == pytest.approx(
+            sk.average_precision_score(target[:, i], prob[:, i]), abs=1e-9
+        )
         expected = sk.roc_curve(target[:, i], prob[:, i], drop_intermediate=False)[:2]
         points = roc_points(target[:, i], prob[:, i])
         assert points is not None
         np.testing.assert_allclose(points, expected, atol=1e-12)
     np.testing.assert_array_equal(
-        confusion_matrix(target, prob, threshold=0.5), sk.confusion_matrix(truth, answer, labels=range(n_classes))
+        confusion_matrix(target, prob, threshold=0.5),
+        sk.confusion_matrix(truth, answer, labels=range(n_classes)),
     )
 
 
@@ -65,7 +68,7 @@ def test_the_papers_one_class_model() -> None:
     """855 of 1,172 test images are PNEUMONIA: always answering so gives the paper's .36 .50 .42 72.95."""
     target = np.eye(2)[np.r_[np.ones(855, int), np.zeros(317, int)]]
     found = scores(target, np.tile([0.1, 0.9], (1172, 1)), ["N", "P"], multi_label=False, threshold=0.5)
-    assert [round(100 * (found[k] or 0), 2) for k in ("accuracy", "precision_macro", "recall_macro", "f1_macro")] == [
+    assert [round(100 * (found[k] or 0), 2) for k in METRICS] == [
         72.95, 36.48, 50.0, 42.18,
     ]  # fmt: skip
     assert found["auroc/N"] == 0.5
@@ -89,7 +92,12 @@ def test_threshold_decides_between_two_classes() -> None:
 
 @pytest.mark.parametrize(
     ("target", "prob"),
-    [([[1, 0]], [[np.nan, 0.5]]), ([[1, 1]], [[0.5, 0.5]]), ([[0, 0]], [[0.5, 0.5]]), ([[1, 0]], [[0.5, 0.3, 0.2]])],
+    [
+        ([[1, 0]], [[np.nan, 0.5]]),
+        ([[1, 1]], [[0.5, 0.5]]),
+        ([[0, 0]], [[0.5, 0.5]]),
+        ([[1, 0]], [[0.5, 0.3, 0.2]]),
+    ],
 )
 def test_bad_tables_are_refused(target: list[list[float]], prob: list[list[float]]) -> None:
     with pytest.raises(ValueError, match=r"NaN|exactly one|must both"):

@@ -35,7 +35,9 @@ class KilledError(Exception):
 class Kill(Callback):
     """Save within the epoch at one batch, die at another."""
 
-    def __init__(self, epoch: int, batch: int, save_at: int | None = None, at_epoch_end: bool = False) -> None:
+    def __init__(
+        self, epoch: int, batch: int, save_at: int | None = None, at_epoch_end: bool = False
+    ) -> None:
         self.epoch, self.batch, self.save_at, self.at_epoch_end = epoch, batch, save_at, at_epoch_end
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -125,7 +127,9 @@ def test_killed_twice(straight: Callable[[Fit], Path], fit: Fit, tmp_path: Path)
     assert_same_run(straight(fit), tmp_path)
 
 
-def test_more_epochs_continue_a_finished_run(straight: Callable[[Fit], Path], fit: Fit, tmp_path: Path) -> None:
+def test_more_epochs_continue_a_finished_run(
+    straight: Callable[[Fit], Path], fit: Fit, tmp_path: Path
+) -> None:
     fit(tmp_path, max_epochs=2)
     fit(tmp_path, max_epochs=4, resume=True)
     assert_same_run(straight(fit), tmp_path)
@@ -289,7 +293,7 @@ def test_divergence_stops_with_the_step_and_the_last_checkpoint(
 def test_loss_scaling_is_refused(fit: Fit, make_task: Make) -> None:
     task = make_task()
     task.trainer = type("FakeTrainer", (), {"precision": "16-mixed"})()  # 16-mixed itself wants a GPU
-    with pytest.raises(UserError, match="trainer.precision=bf16-mixed"):
+    with pytest.raises(UserError, match=r"trainer\.precision=bf16-mixed"):
         GANTask.on_fit_start(task)
 
 

@@ -1,0 +1,98 @@
+"""Makes run folders with known numbers, as evaluation would leave them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr.evaluation.record import RunFacts, build_record, write_result
+from cxr.files import write_json
+
+CLASSES = ["NORMAL", "PNEUMONIA"]
+
+
+@pytest.fixture
+def make_run() -> Callable[..., Path]:
+    """Write a run folder, see `fabricate`."""
+    return fabricate
+
+
+def fabricate(
+    root: Path,
+    name: str,
+    *,
+    arm: str = "real_only",
+    model: str = "talukdar_cnn",
+    seed: int = 0,
+    n: int = 120,
+    wrong: int = 12,
+    classes: list[str] | None = None,
+    paper: str | None = "talukdar",
+    fingerprint: str = "f" * 16,
+    only: int | None = None,
+    n_resamples: int = 100,
+    n_synthetic: int = 0,
+    curves: bool = False,
+    **facts: Any,
+) -> Path:
+    """Write a run of `n` images (three per patient, 3 of 4 the second class) of which `wrong` are misread.
+
+    `only`: the class that the model gives every image.
+    """
+    names = classes or CLASSES
+    truth = np.where(np.arange(n) % 4 == 0, 0, np.arange(n) % (len(names) - 1) + 1 if len(names) > 2 else 1)
+    rng = np.random.default_rng([seed, *arm.encode()])
+    answer = truth.copy()
+    missed = rng.permutation(n)[:wrong]
+    answer[missed] = (answer[missed] + 1) % len(names)
+    if only is not None:
+        answer[:] = only
+    eye = np.eye(len(names))
+    prob = eye[answer] * 0.7 + rng.dirichlet(np.ones(len(names)), n) * 0.3
+    frame = pd.DataFrame({"row": np.arange(n), "image_id": [f"i{i:04d}" for i in range(n)]})
+    frame["patient_id"] = [f"p{i // 3}" for i in range(n)]
+    for c, label in enumerate(names):
+        frame[f"target:{label}"], frame[f"prob:{label}"] = eye[truth, c], prob[:, c]
+    extra = {
+        "synthetic": n_synthetic if arm == "synthetic" else 0,
+        "duplicated": n_synthetic if "dup" in arm else 0,
+    }
+    tests = {label: int((truth == c).sum()) for c, label in enumerate(names)}
+    known: dict[str, Any] = {
+        "run": name,
+        "paper": paper,
+        "experiment": "test",
+        "arm": arm,
+        "model": model,
+        "weights": "scratch",
+        "seed": seed,
+        "fold": None,
+        "config_hash": f"{seed:016x}",
+        "split_fingerprint": fingerprint,
+        "split_name": "patient",
+        "checkpoint_file": "checkpoints/best.ckpt",
+        "checkpoint_sha256": "ab" * 32,
+        "counts": {
+            "train": {c: {"real": 400, **extra} for c in names},
+            "val": dict.fromkeys(names, 40),
+            "test": tests,
+        },
+        "wall_s": 100.0 + seed,
+    }
+    record = build_record(frame, RunFacts(**{**known, **facts}), classes=names, n_resamples=n_resamples)
+    write_result(root / name, frame, record)
+    write_json(
+        root / name / "manifest.json",
+        {"device": "cpu", "git": {"revision": "0123456789abcdef", "dirty": True}},
+    )
+    if curves:
+        e = np.arange(20)
+        part = pd.DataFrame({"epoch": e, "step": e * 10, "train/loss": np.exp(-e / (5 + seed)) + 0.1})
+        part["val/loss"], part["val/accuracy"] = np.exp(-e / 7) + 0.18, 0.95 - 0.4 * np.exp(-e / 4)
+        part.to_csv(root / name / "metrics.csv", index=False)
+    return root / name
