@@ -123,7 +123,7 @@ class CheckpointFiles(Checkpoint):
         return bool(trainer.strategy.broadcast(due))  # rank 0's clock: saving is collective
 
     def _save(self, trainer: lightning.Trainer, name: str) -> None:
-        trainer.save_checkpoint(self._dir / name)
+        trainer.save_checkpoint(self._dir / name, weights_only=False)
         if name == "last.ckpt":
             self.last_model_path = str(self._dir / name)
             self._saved_at = time.monotonic()

@@ -63,7 +63,7 @@ def job(config: DictConfig) -> float | None:
         print(_line(record))
         for warning in record["warnings"]:
             print(f"  warning: {warning}")
-    if values["report"] is not None:
+    if values.get("report") is not None:
         from cxr.report.build import build_report
 
         spec = build(values["report"])

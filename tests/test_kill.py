@@ -1,0 +1,126 @@
+"""`kill -9`, then the same command: it goes on, and the result equals an undisturbed run bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cxr.callback.atomic_checkpoint import load_checkpoint
+from cxr.run import read_status
+
+GAN = [
+    "train", "task=gan", "data.n_patients=60", "train_classes=[normal]", "cache.size_px=64", "name=r",
+    "loader.batch_size=4", "trainer.max_epochs=4", "trainer.progress=none", "trainer.log_every_n_steps=1",
+    "gan.generator.widths=[16,16,16,8]", "gan.discriminator.widths=[8,8,8]",
+    "callback.generative_score.every_n_epochs=2", "callback.generative_score.n_images=16",
+    "callback.checkpoints.every_n_minutes=0.001",
+]  # fmt: skip
+CNN = [
+    "train", "data.n_patients=60", "cache.size_px=64", "name=r", "loader.batch_size=4", "trainer.max_epochs=4",
+    "trainer.progress=none", "trainer.log_every_n_steps=1", "callback.checkpoints.every_n_minutes=0.001",
+]  # fmt: skip
+SAMPLE = ["generate", "run=r", "n=2000", "block=8"]
+
+
+def start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    script = Path(__file__).resolve().parents[1] / f"{command[0]}.py"
+    return subprocess.Popen(
+        [sys.executable, str(script), *command[1:]],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(command: list[str], folder: Path) -> None:
+    process = start(command, folder)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error.decode()
+
+
+def killed_when(command: list[str], folder: Path, condition: Callable[[], bool]) -> None:
+    """Start a command and SIGKILL it once `condition` holds; it must not have ended by itself."""
+    process = start(command, folder)
+    deadline = time.monotonic() + 120
+    while not condition() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert process.poll() is None, process.communicate()[1].decode()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def same(a: Any, b: Any) -> bool:
+    """Say whether two checkpoint trees are equal bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def rows(folder: Path) -> int:
+    path = folder / "runs/r/metrics.csv"
+    return len(path.read_text().splitlines()) if path.is_file() else 0
+
+
+@pytest.mark.parametrize(("command", "more"), [(GAN, 8), (CNN, 1)], ids=["gan", "classifier"])
+def test_killed_training_equals_undisturbed(command: list[str], more: int, tmp_path: Path) -> None:
+    """Killed twice, each time `more` rows of metrics.csv further on, within an epoch."""
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    calm.mkdir()
+    rough.mkdir()
+    finish(command, calm)
+    last = rough / "runs/r/checkpoints/last.ckpt"
+    killed_when(command, rough, lambda: last.is_file() and rows(rough) > more)
+    assert read_status(rough / "runs/r")["state"] == "interrupted"
+    before = rows(rough)
+    killed_when(command, rough, lambda: rows(rough) > before + more - 1)
+    finish(command, rough)
+    status = read_status(rough / "runs/r")
+    assert status["state"] == "finished"
+    assert status["attempts"] == 3
+    assert (calm / "runs/r/metrics.csv").read_bytes() == (rough / "runs/r/metrics.csv").read_bytes()
+    for name in ("last.ckpt", "best.ckpt"):
+        a, b = (load_checkpoint(folder / "runs/r/checkpoints" / name) for folder in (calm, rough))
+        assert same(a["state_dict"], b["state_dict"]), name
+        assert same(a["optimizer_states"], b["optimizer_states"]), name
+    assert status["metric"] == read_status(calm / "runs/r")["metric"]
+
+
+def test_killed_generation_equals_undisturbed(tmp_path: Path) -> None:
+    finish([*GAN, "trainer.limit_train_batches=2", "callback.checkpoints.every_n_minutes=null"], tmp_path)
+    finish([*SAMPLE, "name=calm"], tmp_path)
+    progress = tmp_path / "synthetic/.rough.partial/progress.json"
+    killed_when([*SAMPLE, "name=rough"], tmp_path, progress.is_file)
+    assert not (tmp_path / "synthetic/rough").exists()
+    finish([*SAMPLE, "name=rough"], tmp_path)
+    calm, rough = (tmp_path / "synthetic" / name for name in ("calm", "rough"))
+    assert np.array_equal(np.load(calm / "images.npy"), np.load(rough / "images.npy"))
+    assert not progress.parent.exists()
+
+
+def test_killed_while_caching(tmp_path: Path) -> None:
+    """The cache is killed in the middle by way of train.py; the next run has the same bytes."""
+    command = [*CNN, "data.n_patients=1500", "trainer.max_epochs=1", "trainer.limit_train_batches=1"]
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    calm.mkdir()
+    rough.mkdir()
+    finish(command, calm)
+    killed_when(command, rough, lambda: any(rough.glob("cache/*partial*/*.npy")))
+    finish(command, rough)
+    a, b = (next(folder.glob("cache/phantom-*/images.npy")) for folder in (calm, rough))
+    assert a.read_bytes() == b.read_bytes()
+    assert not list(rough.glob("cache/*partial*"))
