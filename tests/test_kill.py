@@ -124,3 +124,23 @@ def test_killed_while_caching(tmp_path: Path) -> None:
     a, b = (next(folder.glob("cache/phantom-*/images.npy")) for folder in (calm, rough))
     assert a.read_bytes() == b.read_bytes()
     assert not list(rough.glob("cache/*partial*"))
+
+
+def test_ctrl_c_and_max_time_leave_a_run_that_goes_on(tmp_path: Path) -> None:
+    long = [*CNN, "trainer.max_epochs=400"]
+    process = start(long, tmp_path)
+    last = tmp_path / "runs/r/checkpoints/last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.is_file() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130, error
+    assert "goes on from the last checkpoint" in error
+    assert "Traceback" not in error
+    assert read_status(tmp_path / "runs/r")["state"] == "interrupted"
+
+    finish([*long, "trainer.max_time=00:00:00:02"], tmp_path)  # how long is no part of what a run is
+    status = read_status(tmp_path / "runs/r")
+    assert status["state"] == "interrupted"
+    assert status["attempts"] == 2
