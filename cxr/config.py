@@ -9,26 +9,22 @@ This module imports no torch, so that `--help` and `--cfg job` answer at once.
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    InterpolationKeyError,
-    OmegaConfBaseException,
-)
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from cxr.errors import UserError, did_you_mean
-from cxr.rules import RULES
+from cxr.mistakes import conf_dir, config_groups, explain, first_line, remove_empty_sweep
+from cxr.rules import FIRST_RULES, RULES, Rule, leaves
 from cxr.signature import BUILD_KEYS, check_node
 
-__all__ = ["build", "check_config", "conf_dir", "config_groups", "plain", "run_app"]
+__all__ = ["build", "check_config", "conf_dir", "config_groups", "explain", "plain", "run_app"]
 
 
 def _head_outputs(classes: Sequence[str] | None, multi_label: bool) -> int | None:
@@ -44,47 +40,76 @@ OmegaConf.register_new_resolver("head_outputs", _head_outputs, replace=True)
 OmegaConf.register_new_resolver("first_given", _first_given, replace=True)
 
 
-def conf_dir() -> Path:
-    """Return the folder of YAML files: inside the package in a wheel, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
-
-
-@cache
-def config_groups() -> frozenset[str]:
-    """Return the names of the top-level config groups (`data`, `split`, …)."""
-    return frozenset(
-        p.name for p in conf_dir().iterdir() if p.is_dir() and p.name not in ("hydra", "experiment")
-    )
-
-
 def plain(config: DictConfig) -> dict[str, Any]:
     """Return the configuration as plain containers, interpolations resolved, nothing missing."""
+    raw = OmegaConf.to_container(config, resolve=False)
+    for path, value in leaves(raw):
+        if value == "???":
+            raise UserError(f"{path}: must be set, and is not; set {path}=…")
     try:
-        missing = sorted(OmegaConf.missing_keys(config))
-        if missing:
-            raise UserError(f"{missing[0]}: must be set, and is not; set {missing[0]}=…")
         container = OmegaConf.to_container(config, resolve=True)
-    except InterpolationKeyError as error:
-        raise UserError(f"{error.full_key}: {_first_line(error)}") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key or 'config'}: {_first_line(error)}") from error
+        path, written = _origin(raw, str(error.full_key or ""))
+        if isinstance(error, InterpolationKeyError) and (name := _reference(written)):
+            beside = _at(raw, name.rpartition(".")[0])
+            known = [k for k in beside if not k.startswith("_")] if isinstance(beside, dict) else []
+            hint = did_you_mean(name.rpartition(".")[2], known)
+            raise UserError(f"{path}: {written} points at nothing{hint}") from error
+        raise UserError(f"{path or 'config'}: {first_line(error)}") from error
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
 
-def check_config(config: DictConfig) -> None:
-    """Refuse a configuration with a wrong key, type or combination; reads no data.
+def _reference(written: object) -> str:
+    """Return `a.b` of `${a.b}`, '' for anything else."""
+    found = re.fullmatch(r"\$\{([\w.]+)\}", str(written))
+    return found[1] if found else ""
+
+
+def _at(raw: object, path: str) -> object:
+    for key in path.split(".") if path else []:
+        raw = raw.get(key) if isinstance(raw, dict) else None
+    return raw
+
+
+def _origin(raw: object, path: str) -> tuple[str, object]:
+    """Follow references from `path` to where the one that fails is written; return path and text."""
+    written = _at(raw, path)
+    for _ in range(20):  # references may be circular
+        name = _reference(written)
+        if not name or _at(raw, name) is None:
+            break
+        path, written = name, _at(raw, name)
+    return path, written
+
+
+def check_config(config: DictConfig, *, find_data: bool = True) -> None:
+    """Refuse a configuration with a wrong key, type or combination; reads no image.
+
+    `find_data` also refuses a data set that is not where the configuration says.
 
     Raises:
         UserError: names the key's path, what was expected and the nearest known word.
     """
     values = plain(config)
+    if "experiment" in values:
+        raise UserError(
+            "experiment: no such key; does the experiment's file begin with '# @package _global_'?"
+        )
+    _check_rules(FIRST_RULES, values)
     check_node(values, "", extra_keys=config_groups())
     nested = [k for k in values if k != "task"] + [k for k in values if k == "task"]
     for key in nested:  # `task` repeats other groups by interpolation: name the group first
         _check_tree(values[key], key, is_group=key in config_groups())
-    for rule in RULES:
+    _check_rules(RULES, values)
+    if find_data and "data" in values:
+        source = build(values["data"])
+        if hasattr(source, "folder"):  # made of files; raises DatasetNotFound
+            source.folder()
+
+
+def _check_rules(rules: Sequence[Rule], values: dict[str, Any]) -> None:
+    for rule in rules:
         if problem := rule(values):
             raise UserError(problem)
 
@@ -95,6 +120,10 @@ def _check_tree(node: object, path: str, is_group: bool = False) -> None:
         for position, item in enumerate(node):
             _check_tree(item, f"{path}.{position}")
     if not isinstance(node, dict):
+        if is_group and node is not None:
+            raise UserError(
+                f"{path}: got {node!r}, expected the keys of one of conf/{path}/*.yaml; set {path}=NAME"
+            )
         return
     if "_target_" in node:
         check_node(node, path)
@@ -141,8 +170,12 @@ def run_app(config_name: str, job: Callable[[DictConfig], object]) -> None:
     def checked(config: DictConfig) -> object:
         _restore_environment(full_error)  # what the job starts must not inherit our setting
         try:
+            _check_hydra()
             check_config(config)
             return job(config)
+        except Exception as error:  # ended here, else Hydra adds a line of its own
+            _end(error, full_error)
+            raise
         finally:
             os.environ["HYDRA_FULL_ERROR"] = "1"
 
@@ -152,11 +185,9 @@ def run_app(config_name: str, job: Callable[[DictConfig], object]) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(checked)()
     except Exception as error:
-        message = explain(error)
-        if message is None or full_error == "1":
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(2)
+        remove_empty_sweep(error)
+        _end(error, full_error)
+        raise
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
@@ -171,57 +202,26 @@ def _restore_environment(full_error: str | None) -> None:
         os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
-def explain(error: BaseException) -> str | None:
-    """Return one line for a mistake of the user's, or None for a defect of ours."""
-    import yaml
-    from hydra.errors import (
-        CompactHydraException,
-        HydraException,
-        MissingConfigException,
-        OverrideParseException,
-    )
-
-    if isinstance(error, UserError):
-        return " ".join(str(error).split())
-    if isinstance(error, yaml.MarkedYAMLError):
-        mark = error.problem_mark
-        where = (
-            f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a configuration file"
-        )
-        return f"{where}: not valid YAML ({error.problem})"
-    cause = error.__cause__
-    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
-        return _unknown_key(cause)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
-        if error.options:
-            return f"{group}={choice}: no such choice{did_you_mean(choice, error.options)}"
-        return f"{error.missing_cfg_file}: no such configuration under conf/{did_you_mean(group, config_groups())}"
-    if isinstance(error, OverrideParseException):
-        return f"cannot read the override '{error.override}': {_first_line(error)}; quote it as '\"…\"' if it holds , = or spaces"
-    if isinstance(error, CompactHydraException):
-        return _composition(error)
-    if isinstance(error, (OmegaConfBaseException, HydraException)):
-        return _first_line(error)
-    return None
+def _end(error: Exception, full_error: str | None) -> None:
+    """Exit with 2 and one line if it was the user's mistake and no traceback is wanted."""
+    message = explain(error)
+    if message is not None and full_error != "1":
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
 
 
-def _unknown_key(cause: OmegaConfBaseException) -> str:
-    path = str(cause.full_key or cause.key)
-    parent = cause.parent_node
-    known = [str(k) for k in parent] if isinstance(parent, DictConfig) else []
-    return f"{path}: no such key{did_you_mean(path.rpartition('.')[2], known)}"
+def _check_hydra() -> None:
+    """Refuse `+hydra.…` for a key that Hydra's own node does not have: with `+`, Hydra takes any."""
+    from hydra.conf import HydraConf
+    from hydra.core.hydra_config import HydraConfig
 
-
-def _composition(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    key, found, _ = text.removeprefix("Could not override '").partition("'")
-    if text.startswith("Could not override '") and found:
-        name = key.partition("@")[0].partition(".")[0]
-        return f"{key}: no such key or config group{did_you_mean(name, config_groups())}"
-    cause = f" ({_first_line(error.__cause__)})" if error.__cause__ else ""
-    return text + cause
-
-
-def _first_line(error: BaseException | None) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    for override in HydraConfig.get().overrides.hydra:
+        schema: Any = HydraConf
+        path = override.lstrip("+").partition("=")[0]
+        for key in path.split(".")[1:] if override.startswith(("+hydra.", "++hydra.")) else []:
+            fields = {field.name: field.type for field in dataclasses.fields(schema)}
+            if key not in fields:
+                raise UserError(f"{path}: no such key{did_you_mean(key, fields)}")
+            if not dataclasses.is_dataclass(fields[key]):
+                break  # free keys: launcher, sweeper, env_set, …
+            schema = fields[key]

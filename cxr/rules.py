@@ -12,7 +12,7 @@ from typing import Any
 
 from cxr.errors import did_you_mean
 
-__all__ = ["RULES", "Rule"]
+__all__ = ["FIRST_RULES", "RULES", "Rule", "leaves"]
 
 Config = dict[str, Any]
 Rule = Callable[[Config], "str | None"]
@@ -26,10 +26,11 @@ def _kind(config: Config, group: str) -> str:
     return str(node.get("_target_", "")).rpartition(".")[2] if isinstance(node, dict) else ""
 
 
-def _leaves(node: object, path: str = "") -> Iterator[tuple[str, object]]:
+def leaves(node: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the dotted path and the value of everything that is not a mapping."""
     if isinstance(node, dict):
         for key, child in node.items():
-            yield from _leaves(child, f"{path}.{key}" if path else str(key))
+            yield from leaves(child, f"{path}.{key}" if path else str(key))
     else:
         yield path, node
 
@@ -47,11 +48,12 @@ def positive_numbers(config: Config) -> str | None:
         "folds",
         "n_resamples",
     }
-    for path, value in _leaves(config):
+    for path, value in leaves(config):
         name = path.rpartition(".")[2]
-        if name in above_zero and isinstance(value, (int, float)) and not isinstance(value, bool):
-            if not math.isfinite(value) or value <= 0:
-                return f"{path}: got {value}, expected a finite number above 0; set {path}=…"
+        if name not in above_zero or isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        if not math.isfinite(value) or value <= 0:
+            return f"{path}: got {value}, expected a finite number above 0; set {path}=…"
     return None
 
 
@@ -79,7 +81,7 @@ def fold_in_range(config: Config) -> str | None:
 def network_image_size(config: Config) -> str | None:
     """The network takes the size that the cache holds."""
     size = (config.get("cache") or {}).get("size_px")
-    for path, value in _leaves(
+    for path, value in leaves(
         {k: config[k] for k in ("gan", "classifier") if isinstance(config.get(k), dict)}
     ):
         if path.endswith(".image_size_px") and value != size:
@@ -96,7 +98,8 @@ def outputs_match_classes(config: Config) -> str | None:
     allowed = [len(classes)] if multi or len(classes) != 2 else [1, 2]
     if isinstance(n, int) and n not in allowed:
         wanted = " or ".join(map(str, allowed))
-        return f"classifier.n_outputs: got {n}, expected {wanted} for {len(classes)} classes; set classifier.n_outputs={allowed[0]}"
+        return (f"classifier.n_outputs: got {n}, expected {wanted} for {len(classes)} classes; "
+                f"set classifier.n_outputs={allowed[0]}")  # fmt: skip
     return None
 
 
@@ -142,18 +145,44 @@ def known_classes(config: Config) -> str | None:
     return None
 
 
+def groups_are_chosen(config: Config) -> str | None:
+    """Training needs a choice of each of these groups; `~loader` takes one away."""
+    if config.get("_target_") != "cxr.script.train.train":
+        return None
+    wanted = ["data", "cache", "split", "loader", "augment", "task", "trainer", "callback"]
+    wanted += ["classifier", "loss", "optimizer", "mix"] if _kind(config, "task") == "ClassifierTask" else []
+    for group in wanted:
+        if config.get(group) is None:
+            return f"{group}: nothing is chosen; set {group}=NAME, one of conf/{group}/*.yaml"
+    return None
+
+
+def classes_are_named(config: Config) -> str | None:
+    """Training needs the names of the classes before it reads the data."""
+    data = config.get("data")
+    if isinstance(data, dict) and data.get("classes", []) is None and "task" in config:
+        return "data.classes: must be a list of class names, and is not; set data.classes=[A,B]"
+    return None
+
+
 def distinct_classes(config: Config) -> str | None:
     """No class is named twice, and a classifier has at least two (one when labels are independent)."""
     data = config.get("data") or {}
     classes = data.get("classes")
     if not isinstance(classes, list):
-        if _kind(config, "task"):
-            return "data.classes: must be a list of class names, and is not; set data.classes=[A,B]"
         return None
     if len(set(classes)) < len(classes):
         return f"data.classes: {classes} names a class twice; set data.classes=[…]"
     if _kind(config, "task") == "ClassifierTask" and len(classes) < 2 and not data.get("multi_label"):
         return f"data.classes: a classifier needs at least two classes, got {classes}; set data.classes=[…]"
+    return None
+
+
+def mix_has_its_counts(config: Config) -> str | None:
+    """A mix that adds a number of images per class is told which."""
+    mix = config.get("mix") or {}
+    if "counts" in mix and not mix["counts"]:
+        return f"mix.counts: {_kind(config, 'mix')} needs images per class; set mix.counts={{CLASS: 100}}"
     return None
 
 
@@ -167,7 +196,8 @@ def explicit_gan_strategy(config: Config) -> str | None:
         and strategy in ("auto", None)
         and _kind(config, "task") == "GANTask"
     ):
-        return f"trainer.strategy: a GAN on {devices} devices needs an explicit strategy; set trainer.strategy=ddp_find_unused_parameters_true"
+        return (f"trainer.strategy: a GAN on {devices} devices needs an explicit strategy; "
+                "set trainer.strategy=ddp_find_unused_parameters_true")  # fmt: skip
     return None
 
 
@@ -177,11 +207,15 @@ def gan_uses_its_own_accumulation(config: Config) -> str | None:
     if _kind(config, "task") != "GANTask":
         return None
     if (trainer.get("accumulate_grad_batches") or 1) != 1:
-        return "trainer.accumulate_grad_batches: a GAN accumulates by itself; set trainer.accumulate_grad_batches=1 task.accumulate=…"
+        return ("trainer.accumulate_grad_batches: a GAN accumulates by itself; "
+                "set trainer.accumulate_grad_batches=1 task.accumulate=…")  # fmt: skip
     if trainer.get("gradient_clip_val") is not None:
         return "trainer.gradient_clip_val: a GAN clips by itself; set trainer.gradient_clip_val=null task.clip_grad_norm=…"
     return None
 
+
+# Before the types are checked: what a type error elsewhere would only hint at.
+FIRST_RULES: list[Rule] = [groups_are_chosen, classes_are_named]
 
 RULES: list[Rule] = [
     positive_numbers,
@@ -193,6 +227,7 @@ RULES: list[Rule] = [
     outputs_match_classes,
     loss_fits_labels,
     mix_has_its_images,
+    mix_has_its_counts,
     gan_uses_its_own_accumulation,
     explicit_gan_strategy,
 ]

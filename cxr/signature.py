@@ -90,7 +90,7 @@ def check_node(node: Mapping[str, Any], path: str, extra_keys: frozenset[str] = 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     """Return parameter annotations as types; those that cannot be evaluated are left out."""
-    function = target.__init__ if inspect.isclass(target) else target  # type: ignore[misc]  # only read
+    function = target.__init__ if inspect.isclass(target) else target
     raw = getattr(function, "__annotations__", {})
     scope = getattr(inspect.unwrap(function), "__globals__", {})
     hints: dict[str, Any] = {}
@@ -111,7 +111,8 @@ def check_value(value: object, expected: Any) -> str | None:
     got = f"got {value!r}" if not isinstance(value, dict) else "got a mapping"
     literals = _literals(expected)
     if literals and isinstance(value, str):
-        return f"{got}, expected {_describe(expected)}{did_you_mean(value, literals)}"
+        hint = did_you_mean(value, literals)
+        return f"{got}, expected {_describe(expected)}{hint if 'did you mean' in hint else ''}"
     return f"{got} ({type(value).__name__}), expected {_describe(expected)}"
 
 
@@ -146,9 +147,8 @@ def _fits(value: object, expected: Any) -> bool:
         return isinstance(value, dict) and all(
             _fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items() if arguments
         )
-    if inspect.isclass(kind) or kind is collections.abc.Callable:
-        return False  # an object is wanted: only a node with `_target_` can build one
-    return True
+    # Where an object is wanted, only a node with `_target_` can build one.
+    return not (inspect.isclass(kind) or kind is collections.abc.Callable)
 
 
 def _tuple_fits(value: object, arguments: tuple[Any, ...]) -> bool:
@@ -185,7 +185,9 @@ def _describe(expected: Any) -> str:
     if expected is None or expected is type(None):
         return "null"
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(_describe(option) for option in arguments))
+        names = list(dict.fromkeys(_describe(option) for option in arguments))
+        # torch takes a Tensor for a float; YAML has none
+        return " or ".join([name for name in names if name != "Tensor"] or names)
     if origin is Literal:
         return "one of " + ", ".join(str(option) for option in arguments)
     if origin is not None:
