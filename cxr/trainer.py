@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint, RichProgressBar, TQDMProgres
 
 from cxr.callback.atomic_checkpoint import AtomicCheckpointIO
 
-__all__ = ["make_trainer"]
+__all__ = ["make_trainer", "quiet_lightning"]
 
 # Each is a false alarm here: why, beside it.
 _FALSE_ALARMS = (
@@ -22,6 +22,14 @@ _FALSE_ALARMS = (
     ".*number of training batches.*smaller than the logging interval.*",  # small sets are normal here
     ".*You passed in a `val_dataloader` but have no `validation_step`.*",  # a GAN's are for its score
 )
+
+
+def quiet_lightning() -> None:
+    """Silence false alarms, absent devices, tips and advertisements; real warnings stay."""
+    for message in _FALSE_ALARMS:
+        warnings.filterwarnings("ignore", message=message)
+    for chatter in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(chatter).setLevel(logging.WARNING)  # which devices are absent, tips, advertisements
 
 
 def make_trainer(
@@ -46,10 +54,7 @@ def make_trainer(
     callbacks: list[Any],
 ) -> lightning.Trainer:
     """Return a Trainer; `run_dir`, `logger` and `callbacks` come from the run, the rest from conf/trainer."""
-    for message in _FALSE_ALARMS:
-        warnings.filterwarnings("ignore", message=message)
-    for chatter in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(chatter).setLevel(logging.WARNING)  # which devices are absent, tips, advertisements
+    quiet_lightning()
     bars: dict[str, list[Any]] = {
         "rich": [RichProgressBar(refresh_rate=5)],
         "plain": [TQDMProgressBar(refresh_rate=20)],

@@ -107,14 +107,14 @@ def build_record(
         warnings.append(
             f"{n_lone} of {len(patients)} test images have no patient id; each was resampled as its own"
         )
+    undefined = {name: score.n_undefined for name, score in found.items() if score.value is not None}
+    if most := max(undefined.values(), default=0):
+        names = ", ".join(name for name, n in undefined.items() if n)
+        warnings.append(f"up to {most} of {n_resamples} resamples lack a class and were left out for {names}")
     for name, score in found.items():
         if score.value is None:
             warnings.append(
                 f"{name} is not defined on this test set (a class has no positive or no negative image)"
-            )
-        elif score.n_undefined:
-            warnings.append(
-                f"{name} was not defined in {score.n_undefined} of {n_resamples} resamples, left out"
             )
     record = {
         "schema": SCHEMA,

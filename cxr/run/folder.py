@@ -192,14 +192,22 @@ def read_status(path: Path) -> dict[str, Any]:
 
 
 def _load(run: Run) -> State:
-    """Read the status that an earlier process left; refuse another identity."""
+    """Read the status that an earlier process left; refuse another identity.
+
+    A run that ended before its first checkpoint (wrong data, say) has nothing to lose: the corrected
+    command takes it over.
+    """
     if not (run.path / "status.json").is_file():
         return "new"
     run.status = read_json(run.path / "status.json")
     ours = json.loads(
         json.dumps(run.identity, default=str)
     )  # as in the file: tuples are lists, paths strings
-    if changed := differences(run.status["identity"], ours):
+    changed = differences(run.status["identity"], ours)
+    if changed and run.status["state"] != "finished" and run.last_checkpoint is None:
+        run.status = {}
+        return "new"
+    if changed:
         raise UserError(
             f"{run.path}: this run has another configuration ({'; '.join(changed)}); set another name=…"
         )

@@ -18,6 +18,7 @@ from cxr.files import file_sha256, read_json
 from cxr.metric.result import PREDICTIONS, RESULT
 from cxr.run import config_hash, identity, read_status
 from cxr.script.prepare import Prepared, prepare
+from cxr.trainer import quiet_lightning
 
 __all__ = ["evaluate_run"]
 
@@ -99,6 +100,7 @@ def _predict(
         node = {**node, "network": {**node["network"], "pretrained": False, "checkpoint_path": None}}
     task = build(node)
     task.load_state_dict(load_checkpoint(checkpoint)["state_dict"])
+    quiet_lightning()
     trainer = lightning.Trainer(
         accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False, precision="32-true",

@@ -201,3 +201,17 @@ def test_names_that_need_quotes_are_refused(tmp_path: Path, name: str) -> None:
 def test_reading_a_run_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such run"):
         read_status(tmp_path / "r")
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_can_be_corrected(tmp_path: Path) -> None:
+    """Refused for its data, say: the corrected command may keep the name; one with a checkpoint may not."""
+    with pytest.raises(UserError), open_run(tmp_path, "r", {"lr": 1}, {"lr": 1}) as run:
+        run.start()
+        raise UserError("no patient ids; set split=stratified")
+    with open_run(tmp_path, "r", {"lr": 2}, {"lr": 2}) as run:
+        assert run.state == "new"
+        run.start()
+        run.checkpoints.mkdir()
+        (run.checkpoints / "last.ckpt").touch()
+    with pytest.raises(UserError, match="lr: 2 → 3"):
+        open_run(tmp_path, "r", {"lr": 3}, {"lr": 3})
