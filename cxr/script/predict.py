@@ -131,7 +131,7 @@ def _facts(
         paper=config["paper"],
         experiment=config.get("experiment"),
         arm=config["arm"] or "real_only",
-        model=str(classifier.get("name") or kind),
+        model=str(classifier.get("name") or kind).partition(".")[0],  # timm: vgg16.tv_in1k
         weights=_weights(classifier),
         seed=int(config["seed"]),
         fold=config["split"].get("fold"),
