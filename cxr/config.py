@@ -36,6 +36,11 @@ def _first_given(*values: object) -> object:
     return next((value for value in values if value is not None), None)
 
 
+def _count(values: list[object] | None) -> int | None:
+    return None if values is None else len(values)
+
+
+OmegaConf.register_new_resolver("count", _count, replace=True)
 OmegaConf.register_new_resolver("head_outputs", _head_outputs, replace=True)
 OmegaConf.register_new_resolver("first_given", _first_given, replace=True)
 

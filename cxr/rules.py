@@ -116,8 +116,9 @@ def loss_fits_labels(config: Config) -> str | None:
     if "crossentropy" in name and "binary" not in name and (multi or n == 1):
         why = "labels are independent (data.multi_label=true)" if multi else "classifier.n_outputs=1"
         return f"loss: cross_entropy needs one label out of several outputs, but {why}; set loss=bce"
-    if "bce" in name and not multi and isinstance(n, int) and n > 1:
-        return f"loss: bce needs independent labels, but data.multi_label=false with {n} outputs; set loss=cross_entropy"
+    if ("bce" in name or "focal" in name) and not multi and isinstance(n, int) and n > 1:
+        return (f"loss: {_kind(config, 'loss')} needs independent labels, but data.multi_label=false with {n} outputs; "
+                "set loss=cross_entropy")  # fmt: skip
     return None
 
 
@@ -194,7 +195,7 @@ def explicit_gan_strategy(config: Config) -> str | None:
         isinstance(devices, int)
         and devices > 1
         and strategy in ("auto", None)
-        and _kind(config, "task") == "GANTask"
+        and _kind(config, "task").endswith("GANTask")
     ):
         return (f"trainer.strategy: a GAN on {devices} devices needs an explicit strategy; "
                 "set trainer.strategy=ddp_find_unused_parameters_true")  # fmt: skip
@@ -204,7 +205,7 @@ def explicit_gan_strategy(config: Config) -> str | None:
 def gan_uses_its_own_accumulation(config: Config) -> str | None:
     """Lightning raises for accumulation or clipping under manual optimisation; the GAN task has its own."""
     trainer = config.get("trainer") or {}
-    if _kind(config, "task") != "GANTask":
+    if not _kind(config, "task").endswith("GANTask"):
         return None
     if (trainer.get("accumulate_grad_batches") or 1) != 1:
         return ("trainer.accumulate_grad_batches: a GAN accumulates by itself; "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning
-from lightning.pytorch.callbacks import Checkpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint, RichProgressBar, Timer, TQDMProgressBar
 
 from cxr.callback.atomic_checkpoint import AtomicCheckpointIO
 
@@ -30,6 +30,14 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message=message)
     for chatter in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(chatter).setLevel(logging.WARNING)  # which devices are absent, tips, advertisements
+
+
+class AttemptTimer(Timer):
+    """`max_time` of this attempt: Lightning's own counts those before too, and the same command ends at once."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep nothing in checkpoints."""
+        return {}
 
 
 def make_trainer(
@@ -59,6 +67,7 @@ def make_trainer(
         "rich": [RichProgressBar(refresh_rate=5)],
         "plain": [TQDMProgressBar(refresh_rate=20)],
     }
+    timer = [] if max_time is None else [AttemptTimer(max_time)]
     return lightning.Trainer(
         accelerator=accelerator,
         devices=devices,
@@ -66,7 +75,6 @@ def make_trainer(
         strategy=strategy,
         precision=precision,
         max_epochs=max_epochs,
-        max_time=max_time,
         gradient_clip_val=gradient_clip_val,
         accumulate_grad_batches=accumulate_grad_batches,
         check_val_every_n_epoch=check_val_every_n_epoch,
@@ -75,7 +83,7 @@ def make_trainer(
         deterministic=deterministic,
         sync_batchnorm=sync_batchnorm,
         logger=logger,
-        callbacks=[*bars.get(progress, []), *callbacks],
+        callbacks=[*bars.get(progress, []), *timer, *callbacks],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=run_dir,
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),  # never Lightning's own

@@ -27,8 +27,12 @@ SYNTHETIC = ["synthetic=[some]"]
 NEEDS: dict[str, list[str]] = {
     "callback/gan": TRAIN_GAN,
     "classifier/backbone": ["classifier.name=resnet18", "classifier.pretrained=false"],
+    "data/covid19_radiography": ["loss=cross_entropy"],
     "data/folder": ["data.classes=[a,b]"],
     "data/table": ["data.classes=[a,b]"],
+    "gan/acrnet": ["task=gan", "cache.size_px=256"],
+    "gan/covidgan": ["task=acgan", "cache.size_px=112"],
+    "gan/salehinejad": ["task=gan", "cache.size_px=256"],
     "gan/talukdar": TRAIN_GAN,
     "loss/cross_entropy": ["classifier.n_outputs=2"],
     "mix/add": [*SYNTHETIC, "mix.counts={opacity: 3}"],
@@ -36,11 +40,16 @@ NEEDS: dict[str, list[str]] = {
     "mix/ratio": SYNTHETIC,
     "mix/synthetic_only": SYNTHETIC,
     "mix/top_up": SYNTHETIC,
+    "task/acgan": ["task=acgan", "cache.size_px=112"],
     "task/gan": TRAIN_GAN,
     "trainer/ddp": [],
 }
-OPTIMIZERS = ("torch.optim.Adam", "torch.optim.RMSprop", "torch.optim.SGD")
-SCHEDULERS = ("torch.optim.lr_scheduler.CosineAnnealingLR", "torch.optim.lr_scheduler.StepLR")
+OPTIMIZERS = ("torch.optim.Adadelta", "torch.optim.Adam", "torch.optim.RMSprop", "torch.optim.SGD")
+SCHEDULERS = (
+    "cxr.task.scheduler.SigmoidDecay",
+    "torch.optim.lr_scheduler.CosineAnnealingLR",
+    "torch.optim.lr_scheduler.StepLR",
+)
 MIXES = ("real_only", "add", "top_up", "ratio", "undersample", "synthetic_only", "duplicate_real")
 SPLITS = ("official", "patient", "stratified", "kfold", "holdout")
 # Parameters that code gives at the call; every other parameter of a target is in its YAML.
@@ -54,6 +63,7 @@ GIVEN_BY_CODE: dict[str, set[str]] = {
     "cxr.data.module.CXRDataModule": {
         *("images", "labels", "parts", "seed", "augment", "synthetic", "synthetic_labels")
     },
+    "cxr.loss.gan.class_cross_entropy": {"class_logits", "labels"},
     "cxr.loss.gan.discriminator_bce": {"real_logits", "fake_logits"},
     "cxr.loss.gan.generator_bce": {"fake_logits"},
     "cxr.trainer.make_trainer": {"run_dir", "logger", "callbacks"},

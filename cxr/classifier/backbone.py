@@ -1,11 +1,15 @@
 """Transfer learning: any timm network, frozen or not, under one of the papers' heads.
 
 Heads:
-    linear    global average pool → dropout → dense (`densenet14` and the field's usual choice)
+    linear    global average pool → dropout → dense. With dropout 0 that of `densenet14` (densenet121 or
+              resnet50, frozen → pool → dense 14); also the field's usual choice.
     talukdar  conv 256 k3 → flatten → dense 1024 → dense 512 → dropout 0.2 → dense (Talukdar et al.).
               ReLU between (not stated). The convolution is padded ("same"; not stated): at 128 px
               InceptionV3 leaves 2 x 2 positions, on which an unpadded 3 x 3 kernel does not fit.
-The paper's networks in timm: inception_v3, resnet50, efficientnet_b0, vgg16, densenet201, legacy_xception.
+    covidgan_vgg16     flatten → dense 128, ReLU → dropout (rate not stated) → dense (Calabrese, Marabotto,
+                       section 4). Under vgg16 at 224 px with 3 classes 17,926,467 parameters, 3,211,779 of the head.
+    covidgan_resnet50  global average pool → dense 128, ReLU → dense 64, ReLU → dropout 0.5 → dense (their table 3).
+Talukdar's networks in timm: inception_v3, resnet50, efficientnet_b0, vgg16, densenet201, legacy_xception.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from cxr.errors import UserError
 
 __all__ = ["Backbone", "Head"]
 
-Head = Literal["linear", "talukdar"]
+Head = Literal["linear", "talukdar", "covidgan_vgg16", "covidgan_resnet50"]
 
 
 class Backbone(Classifier):
@@ -128,9 +132,27 @@ def _make_head(head: Head, name: str, shape: torch.Size, n_outputs: int, dropout
     """Return the head for features of `shape` (C, h, w) or (C,)."""
     if not 0.0 <= dropout < 1.0:
         raise UserError(f"classifier.dropout: got {dropout}, expected [0, 1); set classifier.dropout=0.2")
+    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if len(shape) == 3 else []
     if head == "linear":
-        pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if len(shape) == 3 else []
         return nn.Sequential(*pool, nn.Dropout(dropout), nn.Linear(shape[0], n_outputs))
+    if head == "covidgan_vgg16":
+        return nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(shape.numel(), 128),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(128, n_outputs),
+        )
+    if head == "covidgan_resnet50":
+        return nn.Sequential(
+            *pool,
+            nn.Linear(shape[0], 128),
+            nn.ReLU(),
+            nn.Linear(128, 64),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(64, n_outputs),
+        )
     if len(shape) != 3:
         raise UserError(
             f"classifier.head: talukdar needs a feature map, and {name} has none; set classifier.head=linear"

@@ -1,4 +1,4 @@
-"""Augmentation of training batches: pure functions of pixels and a random generator.
+"""Augmentation of training batches: pure functions of pixels and a random generator; see also `recipe`.
 
 Each takes a batch (B, H, W) uint8, its own to change, and an rng, and returns the same
 shape and type. Flips are not offered by default: they put the heart on the right.

@@ -17,6 +17,7 @@ and after them whatever else a data set knows (`subtype`, the phantom's `box_x` 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import Counter
@@ -54,6 +55,8 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".t
 IGNORED_FOLDERS = frozenset({"__MACOSX"})
 PROGRESS_ABOVE = 2000  # files; below this a bar only flickers
 
+log = logging.getLogger(__name__)
+
 _TEXT = ("patient_id", "view", "source", "official_split")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -77,6 +80,10 @@ class Source(Protocol):
     def multi_label(self) -> bool:
         """Whether a row may have several labels (or none) set."""
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What every record made from these images should say; complete after `index`."""
+
     def index(self) -> pd.DataFrame:
         """List every image as one row (columns: see the module's head)."""
 
@@ -96,6 +103,13 @@ class FileSource:
 
     def __init__(self, root: Path | None) -> None:
         self.root = None if root is None else Path(root)
+        self.warnings: tuple[str, ...] = ()
+
+    def warn(self, text: str) -> None:
+        """Log a warning and keep it in `warnings` for the records; a second time it is silent."""
+        if text not in self.warnings:
+            self.warnings = (*self.warnings, text)
+            log.warning("%s: %s", self.name, text)
 
     def folder(self) -> Path:
         """Return the folder that index paths are relative to; `DatasetNotFound` if there is none."""

@@ -38,6 +38,7 @@ class Phantom:
     """
 
     name = "phantom"
+    warnings: tuple[str, ...] = ()
 
     def __init__(
         self,

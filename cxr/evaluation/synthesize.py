@@ -27,9 +27,10 @@ from cxr.callback.sample_grid import tile, write_png
 from cxr.data.synthetic import SyntheticSet, load_synthetic, write_synthetic
 from cxr.errors import UserError, did_you_mean
 from cxr.files import file_sha256, read_json, write_json
+from cxr.task.acgan import class_seed
 from cxr.task.gan import sample_images
 
-__all__ = ["TrainedGenerator", "curated", "load_generator", "synthesize"]
+__all__ = ["TrainedGenerator", "curated", "load_generators", "synthesize"]
 
 Curation = Literal["none", "last_fraction"]
 Precision = Literal["float32", "bfloat16"]
@@ -40,20 +41,25 @@ class TrainedGenerator:
     """A generator with its trained weights, and where they came from."""
 
     generator: nn.Module
-    label: str  # the one class whose images it was trained on
+    label: str  # the class that it makes
     checkpoint: Path
     sha256: str
     weights: Literal["ema", "raw"]
     g_steps: int
+    position: int | None = None  # of the class, for a generator that is told one
+
+    def latent_seed(self, seed: int) -> int:
+        """Return the seed of its latents; a conditional generator has its own for each class."""
+        return seed if self.position is None else class_seed(seed, self.label)
 
 
-def load_generator(
+def load_generators(
     generator: nn.Module, checkpoint: Path, *, weights: Literal["ema", "raw"]
-) -> TrainedGenerator:
-    """Load a GAN checkpoint's weights into a built generator of the same architecture.
+) -> list[TrainedGenerator]:
+    """Load a GAN checkpoint's weights into a built generator of the same architecture; one entry per class it makes.
 
-    `ema` takes the moving average, `raw` the generator as trained. A GAN of several classes is refused:
-    its images have no label.
+    `ema` takes the moving average, `raw` the generator as trained. The entries of a conditional GAN share
+    the network. Another GAN of several classes is refused: its images have no label.
     """
     content = load_checkpoint(checkpoint)
     record = content.get("gan")
@@ -62,10 +68,11 @@ def load_generator(
             f"{checkpoint}: not the checkpoint of a GAN; expected a run of task=gan; name another run"
         )
     classes = list(record["classes"])
-    if len(classes) != 1:
+    conditional = bool(record.get("conditional", False))
+    if len(classes) != 1 and not conditional:
         raise UserError(
             f"{checkpoint}: this GAN saw {len(classes)} classes ({', '.join(classes)}) and its images have "
-            "no label; expected one class; train one GAN per class with train_classes=[NAME]"
+            "no label; expected one class; train one GAN per class with train_classes=[NAME], or task=acgan"
         )
     prefix = "generator_ema." if weights == "ema" else "generator."
     state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
@@ -82,9 +89,13 @@ def load_generator(
         ) from None
     generator.requires_grad_(False).eval()
     cast(Any, generator).to(memory_format=torch.channels_last)
-    return TrainedGenerator(
-        generator, classes[0], checkpoint, file_sha256(checkpoint), weights, int(record["g_steps"])
-    )
+    sha256, g_steps = file_sha256(checkpoint), int(record["g_steps"])
+    return [
+        TrainedGenerator(
+            generator, label, checkpoint, sha256, weights, g_steps, position if conditional else None
+        )
+        for position, label in enumerate(classes)
+    ]
 
 
 def curated(n: int, *, curation: Curation, fraction: float) -> int:
@@ -202,10 +213,10 @@ def _generate(
         row = 0
         for gan in gans:
             first = curated(n[gan.label], curation=recipe["curation"], fraction=recipe["fraction"])
-            generator = gan.generator.to(device)
+            gan.generator.to(device)
             for start, count in _blocks(first, n[gan.label], recipe["block"]):
                 if row + count > done:
-                    images[row : row + count] = _pixels(generator, start, count, recipe, device)
+                    images[row : row + count] = _pixels(gan, start, count, recipe, device)
                     images.flush()
                     done = row + count
                     write_json(state, {"recipe": recipe, "done": done})
@@ -221,13 +232,19 @@ def _blocks(first: int, n: int, block: int) -> list[tuple[int, int]]:
 
 
 def _pixels(
-    generator: nn.Module, start: int, count: int, recipe: dict[str, Any], device: torch.device
+    gan: TrainedGenerator, start: int, count: int, recipe: dict[str, Any], device: torch.device
 ) -> npt.NDArray[np.uint8]:
     low = recipe["precision"] == "bfloat16"
     cast_context = torch.autocast(device.type, torch.bfloat16) if low else contextlib.nullcontext()
     with cast_context:
         images = sample_images(
-            generator, count, seed=recipe["seed"], start=start, block=recipe["block"], device=device
+            gan.generator,
+            count,
+            seed=gan.latent_seed(recipe["seed"]),
+            start=start,
+            block=recipe["block"],
+            device=device,
+            label=gan.position,
         )
     return cast("npt.NDArray[np.uint8]", images[:, 0].numpy())
 
@@ -243,7 +260,7 @@ def _index(
             pd.DataFrame(
                 {
                     "class": gan.label,
-                    "z_seed": np.int64(seed),
+                    "z_seed": np.int64(gan.latent_seed(seed)),
                     "z_index": np.arange(first, first + n[gan.label], dtype=np.int64),
                     "checkpoint_sha256": gan.sha256,
                     "score": np.nan,

@@ -13,17 +13,14 @@ No batch normalisation anywhere: a batch of real and fake images may be one tens
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from cxr.errors import UserError
 from cxr.gan.latent import mix_seed, normal_latents
+from cxr.gan.layers import Init, base_px, initialise, transposed_conv
 
 __all__ = ["Discriminator", "Generator"]
-
-Init = Literal["glorot", "dcgan"]
 
 
 class Generator(nn.Module):
@@ -49,21 +46,21 @@ class Generator(nn.Module):
         self.latent_dim, self.image_size_px, self.channels = latent_dim, image_size_px, channels
         self.negative_slope = negative_slope
         self._widths = list(widths)
-        self._base_px = _base_px(image_size_px, len(widths) - 1, "gan.generator")
+        self._base_px = base_px(image_size_px, len(widths) - 1, "gan.generator")
         with torch.random.fork_rng(devices=[]):
             self.dense = nn.Linear(latent_dim, widths[0] * self._base_px**2)
             self.up = nn.ModuleList(
                 nn.ConvTranspose2d(a, b, kernel_size=4, stride=2, padding=1) for a, b in pairwise(widths)
             )
             self.to_image = nn.Conv2d(widths[-1], channels, kernel_size=5, padding=2)
-        _initialise(self, init, mix_seed(seed, "generator"))
+        initialise(self, init, mix_seed(seed, "generator"))
 
     def forward(self, z: Tensor) -> Tensor:
         """Map latents (B, latent_dim) ~ N(0, 1) to images float32 (B, channels, H, H) in [-1, 1]."""
         size = self._base_px
         x = self.dense(z).view(-1, size, size, self._widths[0]).permute(0, 3, 1, 2)  # Keras' order: (H, W, C)
         for layer in self.up:
-            x = _transposed_conv(layer, x)
+            x = transposed_conv(layer, x)
             x = nn.functional.leaky_relu_(x, self.negative_slope)
         # float32 before the squashing: bf16 would leave steps of 1/256 that real images do not have
         return torch.tanh(0.5 * self.to_image(x).float())
@@ -94,52 +91,17 @@ class Discriminator(nn.Module):
         super().__init__()
         self.image_size_px, self.channels = image_size_px, channels
         self.negative_slope = negative_slope
-        final_px = _base_px(image_size_px, len(widths), "gan.discriminator")
+        final_px = base_px(image_size_px, len(widths), "gan.discriminator")
         with torch.random.fork_rng(devices=[]):
             self.down = nn.ModuleList(
                 nn.Conv2d(a, b, kernel_size=4, stride=2, padding=1) for a, b in pairwise([channels, *widths])
             )
             self.dropout = nn.Dropout(dropout)
             self.dense = nn.Linear(widths[-1] * final_px**2, 1)
-        _initialise(self, init, mix_seed(seed, "discriminator"))
+        initialise(self, init, mix_seed(seed, "discriminator"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, channels, H, H) in [-1, 1] to logits float32 (B,); positive means real."""
         for layer in self.down:
             x = nn.functional.leaky_relu_(layer(x), self.negative_slope)
         return self.dense(self.dropout(x.flatten(1))).squeeze(1).float()  # type: ignore[no-any-return]  # Module.__call__ is Any
-
-
-def _transposed_conv(layer: nn.Module, x: Tensor) -> Tensor:
-    """Apply a transposed convolution (s 2, p 1), its bias by itself: (B, C, H, W) → (B, C', 2H, 2W).
-
-    oneDNN's backward pass takes twice as long for weight and bias as for the weight alone (CPU, torch 2.13:
-    26 against 13 ms an image at 256 → 512 maps), and a sum over the gradient takes 0.5 ms.
-    """
-    assert isinstance(layer, nn.ConvTranspose2d) and layer.bias is not None
-    y = nn.functional.conv_transpose2d(x, layer.weight, stride=2, padding=1)
-    return y.add_(layer.bias.to(y.dtype).view(1, -1, 1, 1))
-
-
-def _base_px(image_size_px: int, halvings: int, where: str) -> int:
-    """Return the side of the smallest map, or tell why there is none."""
-    base, rest = divmod(image_size_px, int(2**halvings))
-    if halvings < 1 or base < 1 or rest:
-        raise UserError(
-            f"{where}: {image_size_px} px cannot be halved {halvings} times (one halving per width); "
-            f"set {where}.widths or {where}.image_size_px so that it divides by 2^halvings"
-        )
-    return base
-
-
-def _initialise(module: nn.Module, init: Init, seed: int) -> None:
-    """Draw every weight from one generator and zero the biases."""
-    generator = torch.Generator().manual_seed(seed)
-    for layer in module.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-            if init == "glorot":
-                nn.init.xavier_uniform_(layer.weight, generator=generator)
-            else:  # Radford et al. 2016
-                nn.init.normal_(layer.weight, 0.0, 0.02, generator=generator)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import cross_entropy, softplus
 
-__all__ = ["discriminator_bce", "generator_bce"]
+__all__ = ["class_cross_entropy", "discriminator_bce", "generator_bce"]
 
 
 def discriminator_bce(real_logits: Tensor, fake_logits: Tensor, *, real_target: float) -> Tensor:
@@ -21,3 +21,8 @@ def discriminator_bce(real_logits: Tensor, fake_logits: Tensor, *, real_target: 
 def generator_bce(fake_logits: Tensor) -> Tensor:
     """Return the non-saturating loss, mean of -log sigmoid of logits (B,) (Goodfellow et al. 2014)."""
     return softplus(-fake_logits.float()).mean()
+
+
+def class_cross_entropy(class_logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy of class logits (B, K) against classes int64 (B,) (Odena et al. 2017)."""
+    return cross_entropy(class_logits.float(), labels)

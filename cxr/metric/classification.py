@@ -9,7 +9,8 @@ Conventions, tested against scikit-learn:
   single-label, more classes: the most probable one; multi-label: each label above `threshold`.
 - precision of a class that is never predicted is 0 (scikit-learn's `zero_division=0`; it is what makes the
   .36 of a one-class model); a class with no image in the target has no recall, so no macro score exists.
-- AUROC and AUPRC (average precision, no interpolation) need at least one positive and one negative.
+- AUROC and AUPRC (average precision, no interpolation) need at least one positive and one negative; the
+  mean AUROC over the classes exists where each of them does.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import numpy.typing as npt
 
 __all__ = [
     "METRICS",
+    "PER_CLASS",
+    "WEIGHTED",
     "auprc",
     "auroc",
     "confusion_matrix",
@@ -32,6 +35,8 @@ __all__ = [
 ]
 
 METRICS = ("accuracy", "precision_macro", "recall_macro", "f1_macro")
+WEIGHTED = ("precision_weighted", "recall_weighted", "f1_weighted")  # by the images of each class
+PER_CLASS = ("precision", "recall", "f1", "auroc", "auprc")  # each a name "<score>/<class>"
 _CHUNK = 2_000_000  # weights held at once (resamples × images), 16 MB
 
 Floats = npt.NDArray[np.float64]
@@ -40,8 +45,8 @@ Bools = npt.NDArray[np.bool_]
 
 
 def metric_names(classes: Sequence[str]) -> list[str]:
-    """Return the names of all scores in the order of a report: the four overall ones, AUROC, AUPRC."""
-    return [*METRICS, *(f"auroc/{c}" for c in classes), *(f"auprc/{c}" for c in classes)]
+    """Return the names of all scores in the order of a report: overall, the mean AUROC, class by class."""
+    return [*METRICS, *WEIGHTED, "auroc_macro", *(f"{score}/{c}" for score in PER_CLASS for c in classes)]
 
 
 def decide(prob: npt.ArrayLike, *, multi_label: bool, threshold: float) -> Bools:
@@ -140,18 +145,21 @@ def weighted_scores(
         _one_hot(y)
     wanted = set(metric_names(classes) if names is None else names)
     found: dict[str, Floats] = {}
-    if wanted & set(METRICS):
-        found |= _counted(y, decide(p, multi_label=multi_label, threshold=threshold), g, w, multi_label)
+    if any(not name.startswith(("auroc", "auprc")) for name in wanted):
+        answers = decide(p, multi_label=multi_label, threshold=threshold)
+        found |= _counted(y, answers, g, w, multi_label, classes)
     for c, name in enumerate(classes):
-        if wanted & {f"auroc/{name}", f"auprc/{name}"}:
+        if wanted & {f"auroc/{name}", f"auprc/{name}", "auroc_macro"}:
             known = ~np.isnan(y[:, c])
             areas = _ranked(y[known, c] > 0.5, p[known, c], w, g[known])
             found[f"auroc/{name}"], found[f"auprc/{name}"] = areas
+    if "auroc_macro" in wanted:
+        found["auroc_macro"] = np.mean([found[f"auroc/{name}"] for name in classes], axis=0)
     return {name: found[name] for name in metric_names(classes) if name in wanted}
 
 
 def _counted(
-    y: Floats, predicted: Bools, groups: Ints, weights: Floats, multi_label: bool
+    y: Floats, predicted: Bools, groups: Ints, weights: Floats, multi_label: bool, classes: Sequence[str]
 ) -> dict[str, Floats]:
     """Scores that need counts only: sum true/false positives per cluster once, then weigh the clusters."""
     known, true = ~np.isnan(y), y > 0.5
@@ -169,7 +177,11 @@ def _counted(
         recall = tp / (tp + fn)  # NaN for a class without images: no macro score then
         precision = np.where(tp + fp > 0, tp / (tp + fp), np.where(tp + fn > 0, 0.0, np.nan))
         f1 = np.where(tp + fn > 0, 2 * tp / (2 * tp + fp + fn), np.nan)
-    return dict(zip(METRICS, (accuracy, precision.mean(1), recall.mean(1), f1.mean(1)), strict=True))
+    overall = dict(zip(METRICS, (accuracy, precision.mean(1), recall.mean(1), f1.mean(1)), strict=True))
+    named = (("precision", precision), ("recall", recall), ("f1", f1))
+    share = (tp + fn) / (tp + fn).sum(1, keepdims=True)  # a class without images weighs nothing
+    overall |= {f"{score}_weighted": (share * np.nan_to_num(v)).sum(1) for score, v in named}
+    return overall | {f"{score}/{name}": v[:, c] for score, v in named for c, name in enumerate(classes)}
 
 
 def _ranked(y: Bools, score: Floats, weights: Floats, groups: Ints) -> tuple[Floats, Floats]:

@@ -59,8 +59,9 @@ def compare_arms(
             )
             if metric not in ours:
                 continue
-            printed = [paper.find(model, arm, metric) for arm in (name, reference)] if paper else [None, None]
-            theirs = None if printed[0] is None or printed[1] is None else printed[0].value - printed[1].value
+            printed = [paper.find(model, arm, metric) for arm in (name, reference)] if paper else []
+            exact = [p.value for p in printed if p is not None and not p.bound]
+            theirs = exact[0] - exact[1] if len(exact) == 2 else None
             collapsed = any(run.one_class is not None for run in (*a.runs, *b.runs))
             model_name = paper.models.get(model, model) if paper else model
             n_seeds = (len(a.runs), len(b.runs))

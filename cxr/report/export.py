@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from cxr.metric.bootstrap import Estimate
 from cxr.report.difference import Difference, verdict
 from cxr.report.spec import arm_name
-from cxr.report.table import Cell, Row, Table, metric_title, percent_points, show
+from cxr.report.table import Cell, Row, Table, metric_title, percent_points, printed, show
 
 __all__ = [
     "differences_csv",
@@ -71,11 +71,12 @@ def to_csv(table: Table) -> str:
 def to_grid(table: Table) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows of text: per score published† and ours with interval; n, seeds, notes."""
     published = {
-        m: any(c.published is not None for r in table.rows for c in r.cells if c.metric == m)
+        m: any(c.published is not None for r in table.rows for c in r.cells if c.column == m)
         for m in table.metrics
     }
     several_arms = len({row.arm for row in table.rows}) > 1
-    head = ["Model", "Arm"] if several_arms else ["Model"]
+    by_class = any(row.class_name is not None for row in table.rows)
+    head = ["Model", *(["Arm"] if several_arms else []), *(["Class"] if by_class else [])]
     for metric in table.metrics:
         head += [f"{metric_title(metric)}, paper†"] if published[metric] else []
         head.append(f"{metric_title(metric)}, ours" if published[metric] else metric_title(metric))
@@ -83,11 +84,12 @@ def to_grid(table: Table) -> tuple[list[str], list[list[str]]]:
     head += ["Images (patients)", "Seeds", "Notes"]
     body = []
     for row in table.rows:
-        line = [row.model_name, arm_name(row.arm)] if several_arms else [row.model_name]
+        line = [row.model_name, *([arm_name(row.arm)] if several_arms else [])]
+        line += [row.class_name or ""] if by_class else []
         for cell in row.cells:
-            line += [_printed(cell)] if published[cell.metric] else []
+            line += [printed(cell)] if published[cell.column] else []
             line.append(_ours(cell))
-            if cell.metric == table.lead and published[cell.metric]:
+            if cell.column == table.lead and published[cell.column]:
                 line.append("—" if cell.difference is None else percent_points(cell.metric, cell.difference))
         body.append([*line, *_tail(row, table.lead)])
     return head, body
@@ -161,7 +163,7 @@ def to_latex(title: str, head: Sequence[str], body: Sequence[Sequence[str]], not
 
 def _csv_cell(row: Row, cell: Cell) -> list[object]:
     p, o, arm = cell.published, cell.ours, row.arm_runs
-    values: list[object] = [p.printed, p.unit, p.source] if p else [None, None, None]
+    values: list[object] = [f"{p.bound}{p.text}", p.unit, p.source] if p else [None, None, None]
     if o is None or arm is None:
         return [*values, *[None] * (len(CSV_COLUMNS) - 8), "; ".join(row.marks)]
     first = arm.runs[0].result
@@ -185,14 +187,6 @@ def _csv_cell(row: Row, cell: Cell) -> list[object]:
     return [*values, " ".join(run.name for run in arm.runs), "; ".join(row.marks)]
 
 
-def _printed(cell: Cell) -> str:
-    if cell.published is None:
-        return "—"
-    if cell.published.unit == "seconds":
-        return f"{cell.published.printed:.0f}"
-    return f"{cell.published.printed:.2f}"  # as the paper prints it
-
-
 def _ours(cell: Cell) -> str:
     if cell.ours is None:
         return "—"
@@ -202,7 +196,7 @@ def _ours(cell: Cell) -> str:
 def _tail(row: Row, lead: str) -> list[str]:
     score = next((cell.ours for cell in row.cells if cell.ours is not None), None)
     if score is None:
-        return ["—", "—", "not run"]
+        return ["—", "—", "not run" if row.arm_runs is None else "not recorded by our runs"]
     spread = seed_spread(row, lead)
     seeds = f"{score.n_seeds} ({spread})" if spread else str(score.n_seeds)
     return [f"{score.n:,} ({score.n_patients:,})", seeds, "; ".join(row.marks)]

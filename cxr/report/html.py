@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cxr.report.export import interval, seed_spread
 from cxr.report.spec import arm_name
-from cxr.report.table import Cell, Row, Table, metric_title, percent_points, show
+from cxr.report.table import Cell, Row, Table, metric_title, percent_points, printed, show
 
 __all__ = [
     "alarm",
@@ -133,9 +133,9 @@ def grid_table(head: Sequence[str], body: Sequence[Sequence[str]], *, numbers: S
 
 def result_table(table: Table) -> str:
     """Return a result table: per score the published value in a column of its own, ours with its interval."""
-    published = {c.metric: False for row in table.rows for c in row.cells}
+    published = {c.column: False for row in table.rows for c in row.cells}
     for cell in (c for row in table.rows for c in row.cells):
-        published[cell.metric] |= cell.published is not None
+        published[cell.column] |= cell.published is not None
     several_arms = len({row.arm for row in table.rows}) > 1
     upper, lower = ['<th rowspan="2">Model</th>'], []
     for metric in table.metrics:
@@ -156,16 +156,17 @@ def _result_row(row: Row, published: dict[str, bool], lead: str, several_arms: b
     arm = f'<span class="small">{escape(arm_name(row.arm))}</span>' if several_arms else ""
     state = '<span class="small">not run</span>' if row.arm_runs is None else ""
     tags = "".join(f'<span class="tag">{escape(mark)}</span>' for mark in row.marks)
-    cells = [f'<td class="name">{escape(row.model_name)}{arm}{state}{tags}</td>']
+    of = f" · {escape(row.class_name)}" if row.class_name is not None else ""
+    cells = [f'<td class="name">{escape(row.model_name)}{of}{arm}{state}{tags}</td>']
     for cell in row.cells:
-        title = metric_title(cell.metric)
-        if published[cell.metric]:
-            printed = "—" if cell.published is None else _printed(cell)
-            cells.append(_labelled(f"{title}, paper†", f'<span class="paper">{printed}</span>', True))
-        extra = " lead-score" if cell.metric == lead else ""
-        ours = f"{title}, ours" if published[cell.metric] else title
+        title = metric_title(cell.column)
+        if published[cell.column]:
+            paper = f'<span class="paper">{escape(printed(cell))}</span>'
+            cells.append(_labelled(f"{title}, paper†", paper, True))
+        extra = " lead-score" if cell.column == lead else ""
+        ours = f"{title}, ours" if published[cell.column] else title
         cells.append(_labelled(ours, _ours(cell), True, extra + (" empty" if cell.ours is None else "")))
-        if published[cell.metric] and cell.metric == lead:
+        if published[cell.column] and cell.column == lead:
             shown = "—" if cell.difference is None else percent_points(cell.metric, cell.difference)
             cells.append(
                 _labelled("ours − paper", shown, True, "" if cell.difference is not None else "empty")
@@ -192,15 +193,6 @@ def _stack(value: str, small: str) -> str:
     """Return a value with a small line below it, if there is one."""
     below = f'<span class="small">{escape(small)}</span>' if small else ""
     return f"<span>{escape(value)}{below}</span>"
-
-
-def _printed(cell: Cell) -> str:
-    assert cell.published is not None
-    return (
-        f"{cell.published.printed:.0f}"
-        if cell.published.unit == "seconds"
-        else f"{cell.published.printed:.2f}"
-    )
 
 
 def _labelled(label: str, content: str, number: bool, extra: str = "") -> str:

@@ -13,6 +13,8 @@ ARM_NAMES = {
     "synthetic": "with GAN images",
     "duplicate_real": "real images repeated (control)",
     "synthetic_only": "GAN images only",
+    "undersample": "balanced real images",
+    "augmented": "with classical augmentation",
 }
 COMPARISONS = [["synthetic", "real_only"], ["duplicate_real", "real_only"], ["synthetic", "duplicate_real"]]
 OVERALL = ["precision_macro", "recall_macro", "f1_macro", "accuracy"]
@@ -25,7 +27,7 @@ def arm_name(arm: str) -> str:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """One table, one row per model and arm.
+    """One table, one row per model and arm, or per model, arm and class.
 
     Attributes:
         name: file name of its CSV, Markdown and LaTeX forms.
@@ -33,6 +35,9 @@ class TableSpec:
         models: the models to show, run or not; None shows those found.
         metrics: names of scores as in a result (accuracy, f1_macro, auroc/<CLASS>, …), or wall_s; "auroc/*"
             stands for all classes. The difference to the published value is shown for the lead score.
+        by_class: a row per class; then every score is one of "precision/*", "recall/*", "f1/*", "auroc/*",
+            "auprc/*".
+        sources: the paper's tables whose values stand beside ours ("Table 9"); None takes all.
     """
 
     name: str
@@ -40,6 +45,15 @@ class TableSpec:
     arms: list[str] | None
     models: list[str] | None
     metrics: list[str]
+    by_class: bool = False
+    sources: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an overall score in a table by class."""
+        overall = [m for m in self.metrics if not m.endswith("/*")]
+        if self.by_class and overall:
+            raise UserError(f"report.tables: table {self.name!r} has a row per class, so its scores are like "
+                            f"recall/*; got {overall[0]!r}")  # fmt: skip
 
 
 @dataclass(frozen=True)

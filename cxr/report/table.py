@@ -9,45 +9,58 @@ import numpy as np
 
 from cxr.errors import UserError, did_you_mean
 from cxr.metric.bootstrap import Estimate, estimate
-from cxr.metric.classification import metric_names
+from cxr.metric.classification import PER_CLASS, metric_names
 from cxr.report.published import PublishedPaper, PublishedValue
 from cxr.report.runs import Arm, resamples_of
 from cxr.report.spec import TableSpec
 
-__all__ = ["Cell", "Row", "Table", "build_table", "metric_title", "percent_points", "show"]
+__all__ = ["Cell", "Row", "Table", "build_table", "metric_title", "percent_points", "printed", "show"]
 
 TITLES = {
     "accuracy": "Test accuracy (%)",
     "precision_macro": "Precision",
     "recall_macro": "Recall",
     "f1_macro": "F1",
+    "precision_weighted": "Precision, weighted",
+    "recall_weighted": "Recall, weighted",
+    "f1_weighted": "F1, weighted",
+    "auroc_macro": "Mean AUROC",
     "wall_s": "Train time (s)",
 }
+CLASS_TITLES = {"precision": "Precision", "recall": "Recall", "f1": "F1", "auroc": "AUROC", "auprc": "AUPRC"}
+# What papers print and our runs do not record: the published value stands alone.
+PAPER_ONLY = {"train_accuracy": "Training accuracy (%)", "inception_score": "IS", "fid": "FID"}
+PERCENT = ("accuracy", "train_accuracy")  # shown as per cent; other scores as fractions
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One score of one row: what the paper prints and what we measured; either may be missing."""
+    """One score of one row: what the paper prints and what we measured; either may be missing.
+
+    `column` is the score under whose heading it stands: `metric`, or "recall/*" in a table by class.
+    """
 
     metric: str
+    column: str
     published: PublishedValue | None
     ours: Estimate | None
 
     @property
     def difference(self) -> float | None:
-        """Ours minus published, in our units; None unless both exist."""
-        if self.published is None or self.ours is None or self.ours.value is None:
+        """Ours minus published, in our units; None unless both exist and the paper prints more than a bound."""
+        if self.published is None or self.published.bound or self.ours is None or self.ours.value is None:
             return None
         return self.ours.value - self.published.value
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model in one arm. `arm_runs` is None for a published row that was not run."""
+    """One model in one arm, or one class of it. `arm_runs` is None for a published row that was not run."""
 
     model: str
     model_name: str
     arm: str
+    class_name: str | None
     cells: tuple[Cell, ...]
     arm_runs: Arm | None
     marks: tuple[str, ...]
@@ -79,8 +92,8 @@ def build_table(
 ) -> Table | None:
     """Fill a table; None when it would have no row (no such arm was run, nothing is published)."""
     found = {(arm.model, arm.arm): arm for arm in arms}
-    classes = list(dict.fromkeys(c for arm in arms for c in arm.classes))
-    metrics = _expand(spec.metrics, classes)
+    classes = _classes(arms, paper)
+    names = _expand(spec.metrics, classes)
     arm_names = list(spec.arms) if spec.arms is not None else list(dict.fromkeys(arm.arm for arm in arms))
     models = list(spec.models) if spec.models is not None else []
     models += [m for m in dict.fromkeys(arm.model for arm in arms) if m not in models]
@@ -88,21 +101,31 @@ def build_table(
     for model in models:
         for arm_name in arm_names:
             arm = found.get((model, arm_name))
-            if arm is None and not _is_published(paper, model, arm_name, metrics):
-                continue
-            ours = _measure(arm, metrics) if arm is not None else {}
-            cells = tuple(
-                Cell(m, paper.find(model, arm_name, m) if paper else None, ours.get(m)) for m in metrics
-            )
-            name = paper.models.get(model, model) if paper else model
-            rows.append(Row(model, name, arm_name, cells, arm, tuple(arm.marks) if arm else ()))
-    return Table(spec.name, spec.title, tuple(metrics), lead, tuple(rows)) if rows else None
+            printed = {m: paper.find(model, arm_name, m, spec.sources) if paper else None for m in names}
+            ours = _measure(arm, names) if arm is not None else {}
+            for class_name in classes if spec.by_class else [None]:
+                # a column and the score in this row
+                pairs = (
+                    [(m, m) for m in names]
+                    if class_name is None
+                    else [(m, f"{m[:-1]}{class_name}") for m in spec.metrics]
+                )
+                if not any(printed[m] or m in ours for _, m in pairs):
+                    continue
+                cells = tuple(Cell(m, column, printed[m], ours.get(m)) for column, m in pairs)
+                name = paper.models.get(model, model) if paper else model
+                marks = tuple(arm.marks) if arm else ()
+                rows.append(Row(model, name, arm_name, class_name, cells, arm, marks))
+    columns = tuple(spec.metrics) if spec.by_class else tuple(names)
+    return Table(spec.name, spec.title, columns, lead, tuple(rows)) if rows else None
 
 
 def metric_title(metric: str) -> str:
     """Return the heading of a score."""
     kind, _, name = metric.partition("/")
-    return TITLES.get(metric) or {"auroc": f"AUROC {name}", "auprc": f"AUPRC {name}"}.get(kind, metric)
+    if kind in CLASS_TITLES and name:
+        return CLASS_TITLES[kind] if name == "*" else f"{CLASS_TITLES[kind]} {name}"
+    return {**TITLES, **PAPER_ONLY}.get(metric, metric)
 
 
 def show(metric: str, value: float | None) -> str:
@@ -111,15 +134,20 @@ def show(metric: str, value: float | None) -> str:
         return "n/a"
     if metric == "wall_s":
         return f"{value:.0f}"
-    return f"{100 * value:.2f}" if metric == "accuracy" else f"{value:.3f}"
+    return f"{100 * value:.2f}" if metric in PERCENT else f"{value:.3f}"
+
+
+def printed(cell: Cell) -> str:
+    """Return the published value with the paper's digits, in the units of the heading; "—" where none is."""
+    return "—" if cell.published is None else cell.published.shown(cell.metric in PERCENT)
 
 
 def percent_points(metric: str, value: float | None) -> str:
     """Return a difference with its sign, in the same units as `show`, without a negative zero."""
     if value is None:
         return "n/a"
-    digits = 0 if metric == "wall_s" else 2 if metric == "accuracy" else 3
-    shown = round(100 * value if metric == "accuracy" else value, digits) + 0.0
+    digits = 0 if metric == "wall_s" else 2 if metric in PERCENT else 3
+    shown = round(100 * value if metric in PERCENT else value, digits) + 0.0
     return f"{shown:+.{digits}f}".replace("-", "−") if shown else f"{0:.{digits}f}"
 
 
@@ -145,16 +173,21 @@ def _measure(arm: Arm, metrics: Sequence[str]) -> dict[str, Estimate]:
     return found
 
 
+def _classes(arms: Sequence[Arm], paper: PublishedPaper | None) -> list[str]:
+    """Return the classes of the runs, then those that only the paper has."""
+    classes = list(dict.fromkeys(c for arm in arms for c in arm.classes))
+    if paper is not None:
+        known = {paper.class_name(c) for c in classes}
+        classes += [c for c in paper.classes if c not in known]
+    return classes
+
+
 def _expand(metrics: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """Replace auroc/* and auprc/* by one name per class; refuse an unknown score."""
+    """Replace auroc/* and its like by one name per class; refuse an unknown score."""
     names: list[str] = []
-    known = [*TITLES, "auroc/*", "auprc/*", *metric_names(classes)]
+    known = [*TITLES, *PAPER_ONLY, *(f"{score}/*" for score in PER_CLASS), *metric_names(classes)]
     for metric in metrics:
         if metric not in known:
             raise UserError(f"report.tables: no score {metric!r}{did_you_mean(metric, known)}")
         names += [f"{metric[:-1]}{c}" for c in classes] if metric.endswith("/*") else [metric]
     return names
-
-
-def _is_published(paper: PublishedPaper | None, model: str, arm: str, metrics: Sequence[str]) -> bool:
-    return paper is not None and any(paper.find(model, arm, m) is not None for m in metrics)

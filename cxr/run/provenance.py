@@ -19,6 +19,8 @@ from cxr.files import file_sha256
 __all__ = ["git_state", "library_versions", "manifest"]
 
 PACKAGES = (
+    "albucore",
+    "albumentations",
     "cxr",
     "hydra-core",
     "lightning",

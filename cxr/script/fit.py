@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +14,15 @@ import torch
 from lightning.pytorch.loggers import Logger
 
 from cxr.callback.csv_log import CSVLog
+from cxr.callback.early_stopping import EarlyStopping
 from cxr.config import build
+from cxr.errors import UserError
 from cxr.files import digest, write_json
 from cxr.run import Run, manifest
 from cxr.script.prepare import Prepared, prepare
+from cxr.task.classifier import ClassifierTask
 
-__all__ = ["fit"]
+__all__ = ["epochs_done", "fit"]
 
 
 def fit(run: Run) -> None:
@@ -35,23 +40,32 @@ def fit(run: Run) -> None:
         print(line)
     lightning.seed_everything(config["seed"], verbose=False)
     task: lightning.LightningModule = build(config["task"])
-    loggers: list[Logger] = [CSVLog(save_dir=run.path)]
+    if isinstance(task, ClassifierTask):
+        task.fit_loss(torch.from_numpy(prepared.training_labels()))
+    log = CSVLog(save_dir=run.path)
+    loggers: list[Logger] = [log]
     if config["logger"] is not None:
         loggers.append(build(config["logger"])(save_dir=run.path, config=config))
+    callbacks = [build(node) for node in config["callback"].values() if node is not None]
+    if any(isinstance(c, EarlyStopping) for c in callbacks) and not len(prepared.rows["val"]):
+        raise UserError("callback.early_stopping: there are no validation images to watch; "
+                        "set split.val=0.1 or callback.early_stopping=null")  # fmt: skip
     trainer: lightning.Trainer = build(config["trainer"])(
-        run_dir=run.path,
-        logger=loggers,
-        callbacks=[build(node) for node in config["callback"].values() if node is not None],
+        run_dir=run.path, logger=loggers, callbacks=callbacks
     )
     if run.primary:
         write_json(run.path / "manifest.json", _manifest(run, prepared, trainer))
     _train(trainer, task, prepared, run, loggers)
-    if trainer.current_epoch < config["trainer"]["max_epochs"]:
-        print(f"{run.path}: trainer.max_time is over after {trainer.current_epoch} of "
-              f"{config['trainer']['max_epochs']} epochs; the same command goes on from there")  # fmt: skip
+    done, wanted = epochs_done(trainer), config["trainer"]["max_epochs"]
+    early = next((c for c in trainer.callbacks if isinstance(c, EarlyStopping) and c.stopped), None)  # type: ignore[attr-defined]  # Lightning's stubs hide it
+    if early is not None:
+        print(f"{run.path}: stopped early after {done} of {wanted} epochs: {early.monitor} has not improved "
+              f"for {early.wait_count} validations")  # fmt: skip
+    elif done < wanted:
+        print(f"{run.path}: trainer.max_time is over after {done} of {wanted} epochs; "
+              "the same command goes on from there")  # fmt: skip
         raise SystemExit(0)
-    scores = {k: float(v) for k, v in trainer.callback_metrics.items() if v.numel() == 1}
-    run.finish(_headline(scores))
+    run.finish(_headline(_scores(trainer, log)))
     if run.primary:
         write_json(run.path / "manifest.json", _manifest(run, prepared, trainer))
     print(
@@ -93,6 +107,22 @@ def _announcement(prepared: Prepared) -> list[str]:
     if prepared.leaked:
         lines.append(f"warning: leakage=allow: the GAN saw {len(prepared.leaked)} validation or test images")
     return lines
+
+
+def epochs_done(trainer: lightning.Trainer) -> int:
+    """Return the whole epochs behind a trainer; Lightning also counts one that `max_time` ended half-way."""
+    loop: Any = trainer.fit_loop
+    return int(loop.epoch_progress.current.processed) - (not loop.epoch_loop.batch_progress.is_last_batch)
+
+
+def _scores(trainer: lightning.Trainer, log: CSVLog) -> dict[str, float]:
+    """Return the last value of each score; from the log, where the last checkpoint left nothing to train."""
+    if trainer.callback_metrics:
+        return {k: float(v) for k, v in trainer.callback_metrics.items() if v.numel() == 1}
+    last: dict[str, float] = {}
+    for row in csv.DictReader(io.StringIO(log.text(), newline="")):
+        last |= {k: float(v) for k, v in row.items() if v and k not in ("step", "epoch")}
+    return last
 
 
 def _headline(scores: dict[str, float]) -> dict[str, float | None]:

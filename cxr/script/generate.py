@@ -44,22 +44,23 @@ def job(config: DictConfig) -> None:
         raise UserError(f"{checkpoint}: no such checkpoint; set checkpoint=last, or train the run again")
     import torch
 
-    from cxr.evaluation.synthesize import load_generator, synthesize
+    from cxr.evaluation.synthesize import load_generators, synthesize
     from cxr.files import read_json
 
-    gan = load_generator(build(trained["gan"]["generator"]), checkpoint, weights=values["weights"])
+    gans = load_generators(build(trained["gan"]["generator"]), checkpoint, weights=values["weights"])
     facts = read_json(run_dir / "manifest.json")
     gpu = values["accelerator"] == "gpu" or (values["accelerator"] == "auto" and torch.cuda.is_available())
     made = synthesize(
         Path(values["synthetic_dir"]) / (values["name"] or values["run"]),
-        [gan],
-        n={gan.label: values["n"]},
+        gans,
+        n={gan.label: values["n"] for gan in gans},
         device=torch.device("cuda" if gpu else "cpu"),
         trained_on=facts["trained_on"],
         split_fingerprint=facts["split_fingerprint"],
         **{k: values[k] for k in ("seed", "curation", "fraction", "block", "precision", "export")},
     )
-    print(f"{made.path}: {len(made.index)} images of {gan.label}, {made.images.shape[1]} px, after {gan.g_steps} steps of G; "
+    classes = ", ".join(gan.label for gan in gans)
+    print(f"{made.path}: {len(made.index)} images of {classes}, {made.images.shape[1]} px, after {gans[0].g_steps} steps of G; "
           f"look at {made.path / 'grid.png'}")  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def _trained(run_dir: Path, unfinished: Literal["refuse", "allow"]) -> dict[str,
                         "or set unfinished=allow to use its last checkpoint")  # fmt: skip
     config = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
     if not isinstance(config, dict) or not isinstance(config.get("gan"), dict):
-        raise UserError(f"{run_dir}: not a GAN run; set run=… to one of task=gan")
+        raise UserError(f"{run_dir}: not a GAN run; set run=… to one of task=gan or task=acgan")
     return {str(k): v for k, v in config.items()}
 
 

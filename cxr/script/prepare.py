@@ -7,7 +7,7 @@ means the same images in the same parts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,14 @@ class Prepared:
         """Return the content hashes of a part's real images, sorted."""
         return sorted(set(self.cached.index["content_hash"].to_numpy()[self.rows[part]].tolist()))
 
+    def training_labels(self) -> npt.NDArray[np.float32]:
+        """Return the labels (n, L) of what is trained on: mixed, repeats and synthetic images included."""
+        real = self.labels[self.rows["train"]]
+        if self.mixture is None:
+            return real
+        made = synthetic_labels(self.synthetic, self.classes)[self.mixture.synthetic]
+        return np.concatenate([real[self.mixture.real], made])
+
     def counts(self) -> dict[str, dict[str, Any]]:
         """Return images per class and part; training images as real, synthetic and duplicated."""
         real = self.labels[self.rows["train"]]
@@ -93,6 +101,7 @@ def prepare(config: Mapping[str, Any], synthetic_dir: Path) -> Prepared:
     classes = list(source.classes)
     cached: CachedImages = build(config["cache"]).build(source, source.index())
     split: Split = build(config["split"])(cached.index)
+    split = replace(split, warnings=(*source.warnings, *split.warnings))
     values = labels(cached.index)
     rows = dict(split.parts)
     if config.get("train_classes"):

@@ -15,14 +15,26 @@ from torchmetrics import Metric
 from cxr.classifier.base import Classifier
 from cxr.data.convert import to_float
 from cxr.errors import UserError
-from cxr.loss.classification import BCE, CrossEntropy
+from cxr.loss.classification import Binary, CrossEntropy, WeightedBCE
 from cxr.task.running import MacroAUROC, Mean
 
-__all__ = ["ClassifierTask"]
+__all__ = ["ClassifierTask", "softmax_log_odds"]
 
 Batch = dict[str, Tensor]
 SPLITS = ("train", "val", "test")
 CHECK_EVERY = 50  # steps; reading a value back stalls a GPU, so it is not done at each
+
+
+def softmax_log_odds(logits: Tensor) -> Tensor:
+    """Map logits (B, L), L at least 2, to the log-odds of their softmax: sigmoid of the result is the softmax.
+
+    log p_k - log(1 - p_k) = z_k - log sum of exp z_j over j other than k. So a softmax over independent labels
+    needs no losses, thresholds or scores of its own.
+    """
+    n = logits.shape[1]
+    own = torch.eye(n, dtype=torch.bool, device=logits.device)
+    others = logits.unsqueeze(1).expand(-1, n, -1).masked_fill(own, float("-inf"))
+    return logits - others.logsumexp(dim=2)
 
 
 class ClassifierTask(lightning.LightningModule):
@@ -40,6 +52,8 @@ class ClassifierTask(lightning.LightningModule):
         classes: names, in the order of the label columns.
         multi_label: labels are independent of each other.
         channels_last: keep pixels, not channels, contiguous; about 1.5 x faster on a CPU.
+        output: `softmax` makes the probabilities of independent labels sum to 1, as `densenet14` does; the
+            task's logits are then the log-odds of that softmax. `logits` leaves the network's as they are.
     """
 
     def __init__(
@@ -52,13 +66,19 @@ class ClassifierTask(lightning.LightningModule):
         classes: list[str],
         multi_label: bool,
         channels_last: bool,
+        output: Literal["logits", "softmax"] = "logits",
     ) -> None:
         super().__init__()
         _check(network.n_outputs, loss, classes, multi_label)
+        if output == "softmax" and (not multi_label or len(classes) < 2):
+            raise UserError(
+                "task.output: softmax is for several independent labels (one label of several has it "
+                "through loss=cross_entropy); set task.output=logits"
+            )
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # stub wants a device
         self.loss = loss
-        self.classes, self.multi_label = list(classes), multi_label
+        self.classes, self.multi_label, self.output = list(classes), multi_label, output
         self._one_logit = network.n_outputs == 1 and not multi_label
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
         self._bad_step: Tensor | None = None
@@ -79,16 +99,24 @@ class ClassifierTask(lightning.LightningModule):
                 f"{images.shape[-2]} x {images.shape[-1]}; set cache.size_px={size}"
             )
         x = to_float(images, self.network.channels).contiguous(memory_format=self.memory_format)
-        logits: Tensor = self.network(x)
-        return logits.float()
+        logits: Tensor = self.network(x).float()
+        return softmax_log_odds(logits) if self.output == "softmax" else logits
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Map logits (B, n_outputs) to probabilities (B, n_classes); rows sum to 1 unless `multi_label`."""
+        """Map this task's logits (B, n_outputs) to probabilities (B, n_classes).
+
+        Rows sum to 1 unless labels are independent and `output` is not softmax.
+        """
         if self.multi_label:
             return logits.sigmoid()
         if self._one_logit:
             return torch.cat([-logits, logits], dim=1).sigmoid()
         return logits.softmax(dim=1)
+
+    def fit_loss(self, labels: Tensor) -> None:
+        """Show the loss the labels (N, n_classes) that are trained on, where its weights come from them."""
+        if isinstance(self.loss, WeightedBCE):
+            self.loss.fit(self._targets(labels))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -109,13 +137,15 @@ class ClassifierTask(lightning.LightningModule):
         return {"row": batch["row"], "logits": self(batch["image"])}
 
     def _step(self, batch: Batch, split: Literal["train", "val", "test"]) -> Tensor:
-        logits, targets = self(batch["image"]), batch["label"]
-        if self._one_logit:
-            targets = targets[:, 1:]
+        logits, targets = self(batch["image"]), self._targets(batch["label"])
         loss: Tensor = self.loss(logits, targets)
         self._watch(loss, split)
         self._score(split, loss.detach(), logits.detach(), targets)
         return loss
+
+    def _targets(self, labels: Tensor) -> Tensor:
+        """Return the columns of labels (B, n_classes) that have an output."""
+        return labels[:, 1:] if self._one_logit else labels
 
     def _score(self, split: str, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Add a batch to the sums of its split."""
@@ -237,5 +267,7 @@ def _check(n_outputs: int, loss: nn.Module, classes: list[str], multi_label: boo
     independent = multi_label or n_outputs == 1
     if isinstance(loss, CrossEntropy) and independent:
         raise UserError("loss: cross_entropy needs one label out of several outputs; set loss=bce")
-    if isinstance(loss, BCE) and not independent:
-        raise UserError(f"loss: bce needs independent labels, got one label of {n}; set loss=cross_entropy")
+    if isinstance(loss, Binary) and not independent:
+        raise UserError(
+            f"loss: {type(loss).__name__} needs independent labels, got one label of {n}; set loss=cross_entropy"
+        )

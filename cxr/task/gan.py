@@ -1,5 +1,8 @@
 """Adversarial training: one generator pass, a step of D on its images, a step of G on the same images.
 
+A discriminator with batch norms sees real and fake images in two passes, as a batch of both would normalise
+one by the other (Radford et al. 2016); one without sees them in one, which is faster and the same.
+
 Counters are ours. Lightning counts every optimiser's steps, so with two optimisers `global_step` would run
 twice as fast as the training; here only G's steps pass through Lightning, D's optimiser is stepped directly,
 and `global_step` equals `g_steps`. The moving average of G is by images seen, not by steps: batch size and
@@ -10,8 +13,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, cast
 
 import lightning
 import torch
@@ -25,7 +28,6 @@ from cxr.gan.latent import mix_seed
 __all__ = ["GANTask", "ema_decay", "sample_images"]
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
-LOGGED = ("loss_d", "loss_g", "logit_real", "logit_fake")
 
 
 class GANTask(lightning.LightningModule):
@@ -33,6 +35,9 @@ class GANTask(lightning.LightningModule):
 
     One GAN per class is the same task on that class's rows only. `classes` is a record of what it was given.
     """
+
+    logged: ClassVar[tuple[str, ...]] = ("loss_d", "loss_g", "logit_real", "logit_fake")
+    conditional: ClassVar[bool] = False  # whether the generator is told a class
 
     def __init__(
         self,
@@ -53,11 +58,18 @@ class GANTask(lightning.LightningModule):
     ) -> None:
         """Take built networks, losses on logits, and optimisers that still want their parameters."""
         super().__init__()
+        if hasattr(generator, "n_classes") and not self.conditional:
+            raise UserError(
+                "gan.generator: wants to be told a class, which task=gan does not; set task=acgan"
+            )
         self.automatic_optimization = False
         self.generator, self.discriminator = generator, discriminator
         if channels_last:
             for network in (generator, discriminator):
                 cast(Any, network).to(memory_format=torch.channels_last)
+        self._two_passes = any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in discriminator.modules()
+        )
         self.generator_ema: nn.Module | None = None
         if ema_half_life_images is not None:
             self.generator_ema = copy.deepcopy(generator).requires_grad_(False)
@@ -71,7 +83,7 @@ class GANTask(lightning.LightningModule):
         self.batches_seen = 0  # of this process
         self.in_accumulation = False  # gradients of a part of a batch are pending: no place for a checkpoint
         self._log_sums: Tensor
-        self.register_buffer("_log_sums", torch.zeros(len(LOGGED)))
+        self.register_buffer("_log_sums", torch.zeros(len(self.logged)))
         self._log_count = 0
 
     @property
@@ -79,9 +91,12 @@ class GANTask(lightning.LightningModule):
         """The generator to sample from: the moving average where there is one."""
         return self.generator if self.generator_ema is None else self.generator_ema
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Map latents (B, latent_dim) to images float (B, C, H, H) in [-1, 1] with the sampling generator."""
-        return cast(Tensor, self.sampler(z))
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map latents (B, latent_dim) to images float (B, C, H, H) in [-1, 1] with the sampling generator.
+
+        labels: classes int64 (B,), for a conditional one.
+        """
+        return cast(Tensor, self.sampler(z) if labels is None else self.sampler(z, labels))
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Return the optimisers of G and D, in this order."""
@@ -107,14 +122,10 @@ class GANTask(lightning.LightningModule):
         if not self.in_accumulation:
             opt_g.zero_grad()
             opt_d.zero_grad()
-        z = sample_latent(
-            self.generator, n, seed=mix_seed(self.seed, "train", self.batches_seen, self.global_rank), start=0
-        )
-        fake = self.generator(z.to(self.device, non_blocking=True))
+        fake, fake_labels = self._make(n)
 
         self.discriminator.requires_grad_(True)
-        logits = self.discriminator(torch.cat((real, fake.detach())))
-        loss_d = self.loss_d(logits[:n], logits[n:])
+        loss_d, watched = self._judge(batch, real, fake.detach(), fake_labels)
         self.manual_backward(loss_d / self.accumulate)
         step_now = (batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch
         if step_now:
@@ -122,7 +133,7 @@ class GANTask(lightning.LightningModule):
             opt_d.step()
 
         self.discriminator.requires_grad_(False)  # G's gradient passes through D, D's own is not computed
-        loss_g = self.loss_g(self.discriminator(fake))
+        loss_g = self._deceive(fake, fake_labels)
         self.manual_backward(loss_g / self.accumulate)
         self.discriminator.requires_grad_(True)
         if step_now:
@@ -134,10 +145,46 @@ class GANTask(lightning.LightningModule):
         self.images_seen += n * self.trainer.world_size
         self.g_steps += int(step_now)
         self._update_ema(n * self.trainer.world_size)
-        self._watch(torch.stack((loss_d, loss_g, logits[:n].mean(), logits[n:].mean())).detach())
+        self._watch(torch.stack((loss_d, loss_g, *watched)).detach())
 
-    def sample(self, n: int, *, seed: int, start: int = 0) -> Tensor:
-        """Return uint8 images (n, 1, H, H) of latents `start` … of a seed, in the trainer's precision."""
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Give all processes the first's batch norm statistics (as DDP before each step), or their scores differ."""
+        if self.trainer.world_size > 1 and (self.trainer.is_last_batch or self.trainer.should_stop):
+            for network in (self.generator, self.discriminator, self.generator_ema):
+                for buffer in network.buffers() if network is not None else ():
+                    torch.distributed.broadcast(buffer, src=0)
+
+    def _make(self, n: int) -> tuple[Tensor, Tensor | None]:
+        """Return n images of G in [-1, 1] for this step, and their classes int64 (n,) if it was told any."""
+        return self.generator(self._latents(n)), None
+
+    def _judge(
+        self, batch: dict[str, Tensor], real: Tensor, fake: Tensor, fake_labels: Tensor | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the loss of D on images in [-1, 1], and what is logged beside the two losses, as `logged` names it."""
+        if self._two_passes:
+            real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
+        else:
+            real_logits, fake_logits = self.discriminator(torch.cat((real, fake))).split(len(real))
+        return self.loss_d(real_logits, fake_logits), [real_logits.mean(), fake_logits.mean()]
+
+    def _deceive(self, fake: Tensor, fake_labels: Tensor | None) -> Tensor:
+        """Return the loss of G on its images."""
+        return self.loss_g(self.discriminator(fake))
+
+    def _latents(self, n: int) -> Tensor:
+        """Return n latents of this step and process, on the device."""
+        seed = mix_seed(self.seed, "train", self.batches_seen, self.global_rank)
+        z = sample_latent(self.generator, n, seed=seed, start=0)
+        return z.to(self.device, non_blocking=True)
+
+    def sample(
+        self, n: int, *, seed: int, start: int = 0, label_counts: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return uint8 images (n, 1, H, H) of latents `start` … of a seed, in the trainer's precision.
+
+        label_counts: of the images that these are compared with; a generator without classes has no use for it.
+        """
         with self.trainer.precision_plugin.val_step_context():
             return sample_images(
                 self.sampler, n, seed=seed, start=start, block=min(n, 64), device=self.device
@@ -152,6 +199,7 @@ class GANTask(lightning.LightningModule):
             "batches_seen": self.batches_seen,
             "log_count": self._log_count,
             "classes": self.classes,
+            "conditional": self.conditional,
             "seed": self.seed,
             "ema_half_life_images": self.ema_half_life_images,
         }
@@ -175,7 +223,8 @@ class GANTask(lightning.LightningModule):
         averages, values = zip(*pairs, strict=True)
         torch._foreach_lerp_(list(averages), list(values), 1.0 - decay)
         for average, value in zip(self.generator_ema.buffers(), self.generator.buffers(), strict=True):
-            average.copy_(value)
+            # the statistics of a batch norm belong to its weights, so they are averaged as these are
+            _ = average.lerp_(value, 1.0 - decay) if average.is_floating_point() else average.copy_(value)
 
     def _watch(self, values: Tensor) -> None:
         """Sum losses and logits on the device; look at them every `log_every_n_steps` (CPU: every step)."""
@@ -186,7 +235,7 @@ class GANTask(lightning.LightningModule):
             self._check_finite()
         if log_now:  # the mean since the last time; rank 0's own
             means = self._log_sums / self._log_count
-            self.log_dict(dict(zip(LOGGED, means, strict=True)), prog_bar=True)
+            self.log_dict(dict(zip(self.logged, means, strict=True)), prog_bar=True)
             self._log_sums.zero_()
             self._log_count = 0
 
@@ -197,7 +246,7 @@ class GANTask(lightning.LightningModule):
         first = self.batches_seen - self._log_count + 1 if self.device.type != "cpu" else self.batches_seen
         where = f"step {first}" if first >= self.batches_seen else f"steps {first} … {self.batches_seen}"
         kept = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or "none was written yet"
-        bad = ", ".join(k for k, v in zip(LOGGED, sums.tolist(), strict=True) if not math.isfinite(v))
+        bad = ", ".join(k for k, v in zip(self.logged, sums.tolist(), strict=True) if not math.isfinite(v))
         raise UserError(
             f"the GAN diverged: {bad} not finite at {where}; last good checkpoint: {kept}; "
             "lower task.optimizer_g.lr and task.optimizer_d.lr or set task.clip_grad_norm=1"
@@ -223,9 +272,18 @@ def sample_latent(generator: nn.Module, n: int, *, seed: int, start: int) -> Ten
 
 @torch.inference_mode()
 def sample_images(
-    generator: nn.Module, n: int, *, seed: int, start: int, block: int, device: torch.device
+    generator: nn.Module,
+    n: int,
+    *,
+    seed: int,
+    start: int,
+    block: int,
+    device: torch.device,
+    label: int | None = None,
 ) -> Tensor:
     """Return uint8 images (n, 1, H, H) of latents `start` … `start + n - 1`, on the CPU.
+
+    label: the position of the class that a conditional generator is asked for.
 
     Latents are always mapped in the same whole blocks (k·block …), since a network's last bits depend on the
     batch size: image i has the same bytes whatever was asked for around it.
@@ -233,8 +291,9 @@ def sample_images(
     training = generator.training
     generator.eval()
     images = []
+    told = () if label is None else (torch.full((block,), label, device=device),)
     for first in range(start - start % block, start + n, block):
         z = sample_latent(generator, block, seed=seed, start=first).to(device)
-        images.append(to_uint8(generator(z))[max(start - first, 0) : start + n - first].cpu())
+        images.append(to_uint8(generator(z, *told))[max(start - first, 0) : start + n - first].cpu())
     generator.train(training)
     return torch.cat(images)

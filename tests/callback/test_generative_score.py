@@ -20,14 +20,18 @@ class FakeData:
         self.images = np.random.default_rng(0).integers(0, 256, (n, 8, 8)).astype(np.uint8)
 
     def val_dataloader(self) -> list[dict[str, torch.Tensor]]:
-        return [{"image": torch.from_numpy(x).unsqueeze(1)} for x in np.array_split(self.images, 3) if len(x)]
+        parts = [x for x in np.array_split(self.images, 3) if len(x)]
+        label = torch.tensor([[1.0, 0.0]])
+        return [{"image": torch.from_numpy(x).unsqueeze(1), "label": label.expand(len(x), 2)} for x in parts]
 
 
 class FakeTask:
     def __init__(self) -> None:
         self.logged: list[tuple[str, float]] = []
+        self.asked: list[list[int]] = []
 
-    def sample(self, n: int, *, seed: int) -> torch.Tensor:
+    def sample(self, n: int, *, seed: int, label_counts: list[int]) -> torch.Tensor:
+        self.asked.append(label_counts)
         return torch.full((n, 1, 8, 8), seed, dtype=torch.uint8)
 
     def log(self, name: str, value: torch.Tensor, prog_bar: bool) -> None:
@@ -46,6 +50,7 @@ def test_scores_every_k_epochs_and_the_last() -> None:
         score.on_train_epoch_end(trainer_at(epoch, data), task)  # type: ignore[arg-type]
     real, fake = pixel_features(data.images, 4), pixel_features(np.full((12, 8, 8), 7, np.uint8), 4)
     assert task.logged == [("kid_pixel4/val", kid(real, fake, n_subsets=3, seed=7).value)] * 3
+    assert task.asked == [[20, 0]] * 3  # classes as often as in the validation part
 
 
 @pytest.mark.parametrize("data", [FakeData(3), FakeData(0), None])

@@ -41,7 +41,7 @@ def n_parameters(network: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
-@pytest.mark.parametrize("head", ["linear", "talukdar"])
+@pytest.mark.parametrize("head", ["linear", "talukdar", "covidgan_vgg16", "covidgan_resnet50"])
 def test_one_step_reaches_every_trainable_parameter(name: str, head: str) -> None:
     network = make(name=name, head=head, n_outputs=3)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
@@ -71,6 +71,29 @@ def test_vgg16_leaves_its_dense_layers_behind() -> None:
     assert n_parameters(body) == 14_714_688  # Keras' VGG16(include_top=False)
 
 
+def test_covidgan_vgg16_has_the_papers_counts() -> None:
+    network = make(name="vgg16", image_size_px=224, n_outputs=3, head="covidgan_vgg16", frozen=True)
+    assert network.head[1].in_features == 25_088
+    assert n_parameters(network) == 17_926_467
+    assert sum(p.numel() for p in network.parameters() if p.requires_grad) == 3_211_779
+
+
+def test_covidgan_resnet50_is_their_table_3() -> None:
+    network = make(name="resnet50", n_outputs=3, head="covidgan_resnet50", dropout=0.5, frozen=True)
+    assert n_parameters(network.head) == 2049 * 128 + 129 * 64 + 65 * 3
+    assert [m.p for m in network.head if isinstance(m, torch.nn.Dropout)] == [0.5]
+    assert network(images()).shape == (2, 3)
+
+
+@pytest.mark.parametrize(("name", "features"), [("densenet121", 1024), ("resnet50", 2048)])
+def test_densenet14_is_a_pool_and_a_dense_layer(name: str, features: int) -> None:
+    network = make(name=name, n_outputs=14, frozen=True).eval()
+    assert sum(p.numel() for p in network.parameters() if p.requires_grad) == (features + 1) * 14
+    x = images()
+    dense = network.head[-1]
+    torch.testing.assert_close(network(x), network.features(x).mean(dim=(2, 3)) @ dense.weight.T + dense.bias)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
 def test_features_agree_with_timm(name: str) -> None:
     network = make(name=name).eval()
@@ -87,6 +110,8 @@ def test_features_agree_with_timm(name: str) -> None:
 def test_other_layouts() -> None:
     """Swin puts channels last, ViT has tokens and a fixed size, and one channel is summed weights."""
     assert make(name="vit_tiny_patch16_224")(images()).shape == (2, 1)
+    for head in ("covidgan_vgg16", "covidgan_resnet50"):
+        assert make(name="vit_tiny_patch16_224", head=head)(images()).shape == (2, 1)
     assert make(name="resnet18", channels=1)(images(channels=1)).shape == (2, 1)
     with pytest.raises(UserError, match=r"set classifier\.head=linear"):
         make(name="vit_tiny_patch16_224", head="talukdar")

@@ -14,9 +14,11 @@ import torch
 from cxr.data.synthetic import load_synthetic
 from cxr.errors import UserError
 from cxr.evaluation import synthesize as module
-from cxr.evaluation.synthesize import TrainedGenerator, curated, load_generator, synthesize
+from cxr.evaluation.synthesize import TrainedGenerator, curated, load_generators, synthesize
 from cxr.files import file_sha256
+from cxr.gan.covidgan import Generator as ConditionalGenerator
 from cxr.gan.talukdar import Generator
+from cxr.task.acgan import class_seed
 
 
 def tiny_generator(seed: int) -> Generator:
@@ -43,7 +45,7 @@ def write_checkpoint(path: Path, classes: list[str], *, ema: bool = True) -> Pat
 @pytest.fixture
 def gans(tmp_path: Path) -> list[TrainedGenerator]:
     return [
-        load_generator(tiny_generator(0), write_checkpoint(tmp_path / f"{c}.ckpt", [c]), weights=w)  # type: ignore[arg-type]
+        load_generators(tiny_generator(0), write_checkpoint(tmp_path / f"{c}.ckpt", [c]), weights=w)[0]  # type: ignore[arg-type]
         for c, w in (("SICK", "ema"), ("NORMAL", "raw"))
     ]
 
@@ -184,15 +186,48 @@ def test_user_mistakes(gans: list[TrainedGenerator], tmp_path: Path) -> None:
 def test_loading_mistakes(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "two.ckpt", ["A", "B"])
     with pytest.raises(UserError, match=r"train_classes=\[NAME\]"):
-        load_generator(tiny_generator(0), tmp_path / "two.ckpt", weights="ema")
+        load_generators(tiny_generator(0), tmp_path / "two.ckpt", weights="ema")
     write_checkpoint(tmp_path / "raw.ckpt", ["A"], ema=False)
     with pytest.raises(UserError, match="weights=raw"):
-        load_generator(tiny_generator(0), tmp_path / "raw.ckpt", weights="ema")
+        load_generators(tiny_generator(0), tmp_path / "raw.ckpt", weights="ema")
     torch.save({"state_dict": {}}, tmp_path / "classifier.ckpt")
     with pytest.raises(UserError, match="not the checkpoint of a GAN"):
-        load_generator(tiny_generator(0), tmp_path / "classifier.ckpt", weights="ema")
+        load_generators(tiny_generator(0), tmp_path / "classifier.ckpt", weights="ema")
     other = Generator(
         latent_dim=9, image_size_px=16, channels=3, widths=[4, 4], negative_slope=0.2, init="glorot", seed=0
     )
     with pytest.raises(UserError, match="another generator"):
-        load_generator(other, tmp_path / "raw.ckpt", weights="raw")
+        load_generators(other, tmp_path / "raw.ckpt", weights="raw")
+
+
+def conditional_generator(seed: int) -> ConditionalGenerator:
+    return ConditionalGenerator(
+        n_classes=2, latent_dim=8, latent_std=1.0, embedding_dim=4, image_size_px=16, channels=3,
+        widths=[4, 4], seed=seed,
+    )  # fmt: skip
+
+
+def test_one_conditional_gan_makes_every_class(tmp_path: Path) -> None:
+    trained = conditional_generator(1)
+    torch.nn.init.normal_(trained.embedding.weight, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(trained.label.weight, generator=torch.Generator().manual_seed(0))
+    state = {f"generator.{k}": v for k, v in trained.state_dict().items()}
+    record = {"classes": ["SICK", "NORMAL"], "conditional": True, "g_steps": 12}
+    torch.save({"state_dict": state, "gan": record}, tmp_path / "two.ckpt")
+    gans = load_generators(conditional_generator(0), tmp_path / "two.ckpt", weights="raw")
+    assert [(gan.label, gan.position) for gan in gans] == [("SICK", 0), ("NORMAL", 1)]
+    made = make(tmp_path / "set", gans, n={"SICK": 5, "NORMAL": 6})
+    assert list(made.index["class"]) == ["SICK"] * 5 + ["NORMAL"] * 6
+    seeds = [class_seed(3, name) for name in ("SICK", "NORMAL")]
+    assert list(made.index["z_seed"].unique()) == seeds  # image i of both is not made from one latent
+    assert [c["class"] for c in made.manifest["checkpoints"]] == ["SICK", "NORMAL"]
+    for row, label, index in ((4, 0, 4), (10, 1, 5)):
+        z = trained.sample_latent(1, seed=seeds[label], start=index)
+        pixels = {
+            k: trained.eval()(z, torch.tensor([k])).detach().mean(1)[0].add(1).mul(127.5) for k in (0, 1)
+        }
+        np.testing.assert_allclose(made.images[row], pixels[label], atol=0.51)
+        assert np.abs(made.images[row] - pixels[1 - label].numpy()).max() > 2  # the class was told
+    longer = make(tmp_path / "longer", gans, n={"SICK": 9, "NORMAL": 6})
+    np.testing.assert_array_equal(longer.images[:5], made.images[:5])
+    np.testing.assert_array_equal(longer.images[9:], made.images[5:])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from cxr.loss.gan import discriminator_bce, generator_bce
+from cxr.loss.gan import class_cross_entropy, discriminator_bce, generator_bce
 
 
 @pytest.mark.parametrize("target", [1.0, 0.9])
@@ -36,3 +36,13 @@ def test_does_not_saturate_and_does_not_overflow() -> None:
 
 def test_low_precision_logits_give_a_float32_loss() -> None:
     assert generator_bce(torch.zeros(2, dtype=torch.bfloat16)).dtype == torch.float32
+    assert (
+        class_cross_entropy(torch.zeros(2, 3, dtype=torch.bfloat16), torch.tensor([0, 2])).dtype
+        == torch.float32
+    )
+
+
+def test_class_loss_by_hand() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+    expected = 0.5 * (math.log1p(math.exp(2)) + math.log(2))
+    assert class_cross_entropy(logits, torch.tensor([1, 0])).item() == pytest.approx(expected)

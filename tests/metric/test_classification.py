@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from cxr.metric.classification import METRICS, auprc, auroc, confusion_matrix, decide, roc_points, scores
+from cxr.metric.classification import (
+    METRICS,
+    WEIGHTED,
+    auprc,
+    auroc,
+    confusion_matrix,
+    decide,
+    roc_points,
+    scores,
+)
 
 
 def _random(n: int, c: int, seed: int, digits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -29,7 +38,15 @@ def test_equals_scikit_learn(n_classes: int, seed: int, digits: int) -> None:
     assert found["precision_macro"] == pytest.approx(sk.precision_score(truth, answer, **options), abs=1e-9)
     assert found["recall_macro"] == pytest.approx(sk.recall_score(truth, answer, **options), abs=1e-9)
     assert found["f1_macro"] == pytest.approx(sk.f1_score(truth, answer, **options), abs=1e-9)
+    options["average"] = "weighted"
+    weighted = sk.precision_recall_fscore_support(truth, answer, **options)[:3]
+    assert [found[name] for name in WEIGHTED] == pytest.approx(weighted, abs=1e-9)
+    areas = [sk.roc_auc_score(target[:, i], prob[:, i]) for i in range(n_classes)]
+    assert found["auroc_macro"] == pytest.approx(np.mean(areas), abs=1e-9)
+    each = sk.precision_recall_fscore_support(truth, answer, labels=range(n_classes), zero_division=0)
     for i, name in enumerate(names):
+        for score, values in zip(("precision", "recall", "f1"), each, strict=False):
+            assert found[f"{score}/{name}"] == pytest.approx(values[i], abs=1e-9)
         assert found[f"auroc/{name}"] == pytest.approx(sk.roc_auc_score(target[:, i], prob[:, i]), abs=1e-9)
         assert found[f"auprc/{name}"] == pytest.approx(
             sk.average_precision_score(target[:, i], prob[:, i]), abs=1e-9
@@ -79,6 +96,8 @@ def test_undefined_is_none() -> None:
     found = scores(target, np.tile([0.4, 0.6], (4, 1)), ["N", "P"], multi_label=False, threshold=0.5)
     assert found["accuracy"] == 1.0
     undefined = ["precision_macro", "recall_macro", "f1_macro", "auroc/N", "auroc/P", "auprc/N", "auprc/P"]
+    undefined += ["auroc_macro", "recall/N", "precision/N", "f1/N"]
+    assert found["recall/P"] == 1.0
     assert {found[name] for name in undefined} == {None}
     assert roc_points(target[:, 1], [0.6] * 4) is None
     assert auroc([0, 0], [0.1, 0.2]) is None

@@ -38,14 +38,16 @@ def fabricate(
     n_resamples: int = 100,
     n_synthetic: int = 0,
     curves: bool = False,
+    multi_label: bool = False,
     **facts: Any,
 ) -> Path:
     """Write a run of `n` images (three per patient, 3 of 4 the second class) of which `wrong` are misread.
 
-    `only`: the class that the model gives every image.
+    `only`: the class that the model gives every image. `multi_label`: each label on a fifth of the images, the
+    last one on none; `wrong` and `only` then mean nothing.
     """
     names = classes or CLASSES
-    truth = np.where(np.arange(n) % 4 == 0, 0, np.arange(n) % (len(names) - 1) + 1 if len(names) > 2 else 1)
+    truth = np.arange(n) % len(names) if len(names) > 2 else np.where(np.arange(n) % 4 == 0, 0, 1)
     rng = np.random.default_rng([seed, *arm.encode()])
     answer = truth.copy()
     missed = rng.permutation(n)[:wrong]
@@ -54,10 +56,15 @@ def fabricate(
         answer[:] = only
     eye = np.eye(len(names))
     prob = eye[answer] * 0.7 + rng.dirichlet(np.ones(len(names)), n) * 0.3
+    target = eye[truth]
+    if multi_label:
+        target = (np.random.default_rng(0).random((n, len(names))) < 0.2).astype(float)
+        target[:, -1] = 0
+        prob = np.clip(0.3 * target + 0.6 * rng.random(target.shape), 0, 1)
     frame = pd.DataFrame({"row": np.arange(n), "image_id": [f"i{i:04d}" for i in range(n)]})
     frame["patient_id"] = [f"p{i // 3}" for i in range(n)]
     for c, label in enumerate(names):
-        frame[f"target:{label}"], frame[f"prob:{label}"] = eye[truth, c], prob[:, c]
+        frame[f"target:{label}"], frame[f"prob:{label}"] = target[:, c], prob[:, c]
     extra = {
         "synthetic": n_synthetic if arm == "synthetic" else 0,
         "duplicated": n_synthetic if "dup" in arm else 0,
@@ -84,7 +91,8 @@ def fabricate(
         },
         "wall_s": 100.0 + seed,
     }
-    record = build_record(frame, RunFacts(**{**known, **facts}), classes=names, n_resamples=n_resamples)
+    made = RunFacts(**{**known, **facts})
+    record = build_record(frame, made, classes=names, multi_label=multi_label, n_resamples=n_resamples)
     write_result(root / name, frame, record)
     write_json(
         root / name / "manifest.json",

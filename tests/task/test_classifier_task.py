@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Sampler
 from cxr.classifier.base import Classifier
 from cxr.classifier.talukdar_cnn import TalukdarCNN
 from cxr.errors import UserError
-from cxr.loss.classification import BCE, CrossEntropy
-from cxr.task.classifier import ClassifierTask
+from cxr.loss.classification import BCE, CrossEntropy, Focal, WeightedBCE
+from cxr.task.classifier import ClassifierTask, softmax_log_odds
 
 NAN = float("nan")
 
@@ -243,12 +243,20 @@ def test_optimizer_gets_trainable_parameters_only() -> None:
         (1, "softmax", ["A", "B"], False, "set loss=bce"),
         (2, "softmax", ["A", "B"], True, "set loss=bce"),
         (2, "bce", ["A", "B"], False, "set loss=cross_entropy"),
+        (2, "weighted", ["A", "B"], False, "set loss=cross_entropy"),
+        (2, "focal", ["A", "B"], False, "set loss=cross_entropy"),
+        (1, "weighted", ["A", "B"], False, None),
     ],
 )
 def test_outputs_loss_and_labels_must_fit(
     n_outputs: int, loss: str, classes: list[str], multi_label: bool, override: str | None
 ) -> None:
-    chosen = softmax() if loss == "softmax" else BCE(pos_weight=None, label_smoothing=0.0)
+    chosen = {
+        "softmax": softmax(),
+        "bce": BCE(pos_weight=None, label_smoothing=0.0),
+        "weighted": WeightedBCE(pos_weight=None, neg_weight=None, label_smoothing=0.0),
+        "focal": Focal(gamma=2.0, alpha=None),
+    }[loss]
     if override is None:
         make(Tiny(n_outputs), loss=chosen, classes=classes, multi_label=multi_label)
     else:
@@ -271,3 +279,48 @@ def test_channels_last_changes_memory_not_numbers() -> None:
         assert network.conv2.weight.is_contiguous(memory_format=torch.channels_last) is channels_last
         logits.append(task(images))
     torch.testing.assert_close(logits[0], logits[1])
+
+
+def test_softmax_over_independent_labels_agrees_with_sklearn(tmp_path: Path) -> None:
+    """densenet14: probabilities sum to 1, and loss, threshold and AUROC see just these."""
+    labels = torch.rand(41, 3, generator=torch.Generator().manual_seed(5)).round()
+    labels[3, 0] = labels[7, 2] = NAN
+    task = make(Tiny(3), classes=["A", "B", "C"], multi_label=True, output="softmax")
+    values, probabilities = score(task, batches(labels, separable=False), tmp_path)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+    with torch.no_grad():
+        batch = next(iter(batches(labels, separable=False)))
+        raw = task.network(batch["image"].float() / 127.5 - 1)
+    np.testing.assert_allclose(probabilities[:8], raw.softmax(1).numpy(), rtol=1e-4)
+    target = labels.numpy()
+    known = ~np.isnan(target)
+    assert values["val/accuracy"] == pytest.approx(accuracy_score(target[known], probabilities[known] > 0.5))
+    assert values["val/loss"] == pytest.approx(log_loss(target[known], probabilities[known]), rel=1e-4)
+    each = [roc_auc_score(target[known[:, c], c], probabilities[known[:, c], c]) for c in range(3)]
+    assert values["val/auroc"] == pytest.approx(np.mean(each))
+
+
+def test_log_odds_of_a_softmax() -> None:
+    logits = torch.tensor([[0.0, 1.0, -2.0], [300.0, -300.0, 0.0]], requires_grad=True)
+    torch.testing.assert_close(softmax_log_odds(logits).sigmoid(), logits.softmax(dim=1))
+    softmax_log_odds(logits).sum().backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("classes", "multi_label"), [(["A", "B"], False), (["A"], True)])
+def test_softmax_output_is_for_independent_labels(classes: list[str], multi_label: bool) -> None:
+    with pytest.raises(UserError, match=r"set task\.output=logits"):
+        make(Tiny(1), classes=classes, multi_label=multi_label, output="softmax")
+
+
+@pytest.mark.parametrize(
+    ("n_outputs", "multi_label", "pos_weight"), [(1, False, [0.25]), (2, True, [0.75, 0.25])]
+)
+def test_the_loss_sees_the_training_labels_that_have_an_output(
+    n_outputs: int, multi_label: bool, pos_weight: list[float]
+) -> None:
+    loss = WeightedBCE(pos_weight=None, neg_weight=None, label_smoothing=0.0)
+    task = make(Tiny(n_outputs), loss=loss, multi_label=multi_label)
+    task.fit_loss(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]))
+    assert loss.pos_weight is not None and loss.pos_weight.tolist() == pos_weight
+    make().fit_loss(torch.zeros(3, 2))  # a loss without such weights stays as it is

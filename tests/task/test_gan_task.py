@@ -21,6 +21,7 @@ import cxr
 from cxr.callback.atomic_checkpoint import load_checkpoint
 from cxr.callback.checkpoints import CheckpointFiles
 from cxr.errors import UserError
+from cxr.gan import acrnet
 from cxr.task.gan import GANTask, ema_decay, sample_images
 
 Fit = Callable[..., GANTask]
@@ -261,6 +262,36 @@ def test_moving_average_is_by_images_and_of_g_only(make_task: Make) -> None:
     assert not any("discriminator_ema" in k for k in task.state_dict())
 
 
+def with_batch_norms(make_task: Make, **changes: Any) -> GANTask:
+    sizes = {"image_size_px": 16, "channels": 3, "n_batch_norm": 1, "seed": 0}
+    return make_task(
+        generator=acrnet.Generator(latent_dim=8, widths=[4, 4], **sizes),  # type: ignore[arg-type]
+        discriminator=acrnet.Discriminator(widths=[4, 4], negative_slope=0.2, **sizes),  # type: ignore[arg-type]
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("norms", [True, False])
+def test_batch_norms_of_d_never_see_real_and_fake_together(norms: bool, make_task: Make) -> None:
+    task = with_batch_norms(make_task) if norms else make_task()
+    seen: list[int] = []
+    task.discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    run_steps(task, [batch_of(8)])
+    assert seen == ([8, 8, 8] if norms else [16, 8])
+
+
+def test_statistics_of_batch_norms_are_averaged_as_the_weights(make_task: Make) -> None:
+    task = with_batch_norms(make_task, ema_half_life_images=8, ema_rampup=None)
+    run_steps(task, [batch_of(8)])
+    assert task.generator_ema is not None
+    now, average = (dict(g.named_buffers()) for g in (task.generator, task.generator_ema))
+    first = {"layers.1.running_mean": 0.0, "layers.1.running_var": 1.0}
+    for name, begin in first.items():
+        assert not torch.allclose(now[name], torch.tensor(begin))
+        torch.testing.assert_close(average[name], 0.5 * (begin + now[name]))  # 8 images = one half-life
+    assert average["layers.1.num_batches_tracked"] == now["layers.1.num_batches_tracked"] == 1
+
+
 def test_decay() -> None:
     assert ema_decay(32, 1000, 64, None) == pytest.approx(0.5**0.5)
     assert ema_decay(32, 1000, 64, None) ** 2 == pytest.approx(ema_decay(64, 1000, 64, None))
@@ -329,7 +360,12 @@ from pathlib import Path
 import cxr, lightning, torch, hashlib
 sys.path.insert(0, sys.argv[1])
 from conftest import tiny_data, tiny_task
-task = tiny_task()
+from cxr.gan.acrnet import Discriminator, Generator
+sizes = {"image_size_px": 16, "channels": 3, "n_batch_norm": 1, "seed": 0}
+task = tiny_task(
+    generator=Generator(latent_dim=8, widths=[4, 4], **sizes),
+    discriminator=Discriminator(widths=[4, 4], negative_slope=0.2, **sizes),
+)
 lightning.Trainer(
     accelerator="cpu", devices=2, strategy="ddp_find_unused_parameters_true", max_epochs=2, logger=False,
     enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
@@ -341,7 +377,7 @@ Path(sys.argv[2], f"rank{task.global_rank}").write_text(text)
 """
 
 
-def test_two_processes_keep_the_same_weights(tmp_path: Path) -> None:
+def test_two_processes_keep_the_same_weights_and_statistics(tmp_path: Path) -> None:
     script = tmp_path / "ddp.py"
     script.write_text(DDP)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(cxr.__file__).parents[1])}

@@ -1,0 +1,164 @@
+"""Training of an auxiliary classifier GAN (Odena et al. 2017): G is told a class, D names it.
+
+D returns (real logits (B,), class logits (B, K)). Both networks learn to have the class named right, D on real
+and fake images, beside the adversarial losses; the rest (counters, moving average, order of a step) is GANTask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cxr.errors import UserError
+from cxr.gan.latent import mix_seed
+from cxr.task.gan import GANTask, sample_images
+
+__all__ = ["ACGANTask", "class_seed", "shares"]
+
+
+class ACGANTask(GANTask):
+    """Train a class-conditional generator and its discriminator on images of one class each.
+
+    label_names are the columns of the batches' labels, `classes` those of them that are trained on, in the
+    order of the networks' classes.
+    """
+
+    logged: ClassVar[tuple[str, ...]] = (*GANTask.logged, "class_real", "class_fake")
+    conditional: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        loss_g: Callable[[Tensor], Tensor],
+        loss_d: Callable[[Tensor, Tensor], Tensor],
+        loss_class: Callable[[Tensor, Tensor], Tensor],
+        class_weight: float,
+        optimizer_g: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer_d: Callable[[Iterable[nn.Parameter]], Optimizer],
+        clip_grad_norm: float | None,
+        accumulate: int,
+        ema_half_life_images: int | None,
+        ema_rampup: float | None,
+        channels_last: bool,
+        classes: list[str],
+        label_names: list[str],
+        seed: int,
+    ) -> None:
+        """Take what GANTask takes, and a loss on (class logits, classes); `class_weight` is its share in both losses."""
+        super().__init__(
+            generator=generator,
+            discriminator=discriminator,
+            loss_g=loss_g,
+            loss_d=loss_d,
+            optimizer_g=optimizer_g,
+            optimizer_d=optimizer_d,
+            clip_grad_norm=clip_grad_norm,
+            accumulate=accumulate,
+            ema_half_life_images=ema_half_life_images,
+            ema_rampup=ema_rampup,
+            channels_last=channels_last,
+            classes=classes,
+            seed=seed,
+        )
+        for name, network in (("generator", generator), ("discriminator", discriminator)):
+            found = getattr(network, "n_classes", None)
+            if found is None:
+                raise UserError(
+                    f"gan.{name}: task=acgan needs networks with classes, got {type(network).__name__} without; "
+                    "set gan=covidgan or task=gan"
+                )
+            if found != len(classes):
+                raise UserError(
+                    f"gan.{name}.n_classes: got {found}, expected {len(classes)} ({', '.join(classes)}); "
+                    f"set gan.{name}.n_classes={len(classes)}"
+                )
+        self.loss_class, self.class_weight = loss_class, class_weight
+        self._columns = [label_names.index(name) for name in classes]
+        self._column_index: Tensor
+        self.register_buffer("_column_index", torch.tensor(self._columns), persistent=False)
+
+    def on_fit_start(self) -> None:
+        """Refuse images that have no class, or two."""
+        super().on_fit_start()
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            return
+        chosen: npt.NDArray[np.float32] = data.labels[data.parts["train"]][:, self._columns]
+        if bad := int(((chosen == 1).sum(axis=1) != 1).sum()):
+            raise UserError(
+                f"task: an AC-GAN needs exactly one of {', '.join(self.classes)} per image, and {bad} of "
+                f"{len(chosen)} training images have none or several; choose classes that exclude each other: "
+                "set train_classes=[…], or train a GAN per class with task=gan"
+            )
+
+    def _make(self, n: int) -> tuple[Tensor, Tensor]:
+        """Return n images and their classes, all classes being equally probable (not stated; so in Odena et al. 2017)."""
+        generator = torch.Generator().manual_seed(
+            mix_seed(self.seed, "classes", self.batches_seen, self.global_rank)
+        )
+        labels = torch.randint(len(self.classes), (n,), generator=generator)
+        labels = labels.to(self.device, non_blocking=True)
+        return self.generator(self._latents(n), labels), labels
+
+    def _judge(
+        self, batch: dict[str, Tensor], real: Tensor, fake: Tensor, fake_labels: Tensor | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return adversarial loss plus weighted class loss, the mean over real and fake; batch "label" (B, L)."""
+        real_labels = batch["label"].index_select(1, self._column_index).argmax(dim=1)
+        real_logits, real_classes = self.discriminator(real)
+        fake_logits, fake_classes = self.discriminator(fake)
+        class_real = self.loss_class(real_classes, real_labels)
+        class_fake = self.loss_class(fake_classes, cast(Tensor, fake_labels))
+        loss = self.loss_d(real_logits, fake_logits) + self.class_weight * 0.5 * (class_real + class_fake)
+        return loss, [real_logits.mean(), fake_logits.mean(), class_real, class_fake]
+
+    def _deceive(self, fake: Tensor, fake_labels: Tensor | None) -> Tensor:
+        """Return the loss of images that should look real, and like their class."""
+        logits, classes = self.discriminator(fake)
+        return self.loss_g(logits) + self.class_weight * self.loss_class(classes, cast(Tensor, fake_labels))
+
+    def sample(
+        self, n: int, *, seed: int, start: int = 0, label_counts: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return uint8 images (n, 1, H, H), one class after the other, from latent `start` of each class's seed.
+
+        label_counts: how often each of `label_names` occurs where the images are compared with others; the
+        classes share n in these proportions, without it equally.
+        """
+        weights = [1] * len(self.classes)
+        if label_counts is not None and any(label_counts[column] for column in self._columns):
+            weights = [label_counts[column] for column in self._columns]
+        with self.trainer.precision_plugin.val_step_context():
+            return torch.cat(
+                [
+                    sample_images(
+                        self.sampler, count, seed=class_seed(seed, name), start=start, block=min(count, 64),
+                        device=self.device, label=label,
+                    )
+                    for label, (name, count) in enumerate(zip(self.classes, shares(n, weights), strict=True))
+                    if count
+                ]
+            )  # fmt: skip
+
+
+def class_seed(seed: int, name: str) -> int:
+    """Return the seed of a class's latents: with one for all, image i of each class would be made from the same."""
+    return mix_seed(seed, "class", name)
+
+
+def shares(n: int, weights: Sequence[int]) -> list[int]:
+    """Divide n in proportion to non-negative weights, not all zero; what is left over goes by largest remainder."""
+    total = sum(weights)
+    counts = [n * weight // total for weight in weights]
+    order = sorted(range(len(weights)), key=lambda k: (-(n * weights[k] % total), k))
+    for k in order[: n - sum(counts)]:
+        counts[k] += 1
+    return counts
