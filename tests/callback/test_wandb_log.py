@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,10 @@ def logger(folder: Path, **changed: Any) -> RunWandbLogger:
 def chunks(data: bytes) -> Iterator[bytes]:
     """Return the records of a .wandb file: a 7-byte header, then LevelDB's log format in blocks of 32 KiB.
 
-    wandb itself reads it in compiled code only.
+    wandb itself reads it in compiled code only. A record that is still being written is left for the next look.
     """
+    if len(data) < 7:
+        return
     assert data[:4] == b":W&B"
     at, whole = 7, b""
     while at + 7 <= len(data):
@@ -49,6 +52,8 @@ def chunks(data: bytes) -> Iterator[bytes]:
         if kind == 0:  # padding at the end of a block
             at += left
             continue
+        if at + 7 + size > len(data):
+            return
         whole += data[at + 7 : at + 7 + size]
         at += 7 + size
         if kind in (1, 4):  # full, last
@@ -57,15 +62,23 @@ def chunks(data: bytes) -> Iterator[bytes]:
 
 
 def records(folder: Path) -> list[Any]:
-    """Return every record of the one offline run below `folder`."""
+    """Return every record of the one offline run below `folder`.
+
+    `finish` returns before wandb's service process has written all of them: wait for the one that ends a run.
+    """
     from wandb.proto import wandb_internal_pb2
 
-    (file,) = folder.rglob("run-*.wandb")
-    found = []
-    for chunk in chunks(file.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(chunk)
-        found.append(record)
+    deadline = time.monotonic() + 60
+    found: list[Any] = []
+    while not any(record.HasField("exit") for record in found):
+        assert time.monotonic() < deadline, "the run's end never reached its file"
+        time.sleep(0.1)
+        found = []
+        for file in folder.rglob("run-*.wandb"):
+            for chunk in chunks(file.read_bytes()):
+                found.append(wandb_internal_pb2.Record())
+                found[-1].ParseFromString(chunk)
+    assert len(list(folder.rglob("run-*.wandb"))) == 1
     return found
 
 
