@@ -31,6 +31,7 @@ __all__ = [
     "check_leak",
     "load_synthetic",
     "resized",
+    "set_folder",
     "synthetic_labels",
     "write_synthetic",
 ]
@@ -105,6 +106,11 @@ def write_synthetic(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return load_synthetic(path)
+
+
+def set_folder(synthetic_dir: Path, name: str) -> Path:
+    """Return the folder of a set given by its name below `synthetic_dir`, or by its path."""
+    return Path(name) if "/" in name else synthetic_dir / name
 
 
 def load_synthetic(path: Path) -> SyntheticSet:

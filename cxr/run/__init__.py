@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cxr.run.folder import POINTER, Run, State, is_primary, open_run, read_status
+from cxr.run.folder import POINTER, Run, State, is_primary, open_run, read_config, read_status
 from cxr.run.naming import config_hash, default_name, differences, identity
 from cxr.run.provenance import git_state, library_versions, manifest
 
@@ -19,5 +19,6 @@ __all__ = [
     "library_versions",
     "manifest",
     "open_run",
+    "read_config",
     "read_status",
 ]

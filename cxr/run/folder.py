@@ -29,7 +29,7 @@ from cxr.errors import UserError
 from cxr.files import read_json, write_json, write_text
 from cxr.run.naming import config_hash, differences, safe_name
 
-__all__ = ["POINTER", "Run", "State", "is_primary", "open_run", "read_status"]
+__all__ = ["POINTER", "Run", "State", "is_primary", "open_run", "read_config", "read_status"]
 
 State = Literal["new", "running", "finished", "interrupted", "failed"]
 
@@ -41,6 +41,16 @@ _held: set[Path] = set()  # runs that this process has; a record lock does not e
 def is_primary() -> bool:
     """Say whether this process is the one that writes: rank 0, or no distributed job at all."""
     return all(os.environ.get(key, "0") in ("", "0") for key in RANKS)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the configuration that the run at `path` was trained with; a missing run is a `UserError`."""
+    if not (path / "config.yaml").is_file():
+        raise UserError(
+            f"{path}: no such run (it has no config.yaml); give the name of a run that was started"
+        )
+    config = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
+    return {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from cxr.config import build, plain, run_app
 from cxr.errors import UserError, did_you_mean
@@ -55,7 +55,6 @@ def job(config: DictConfig) -> float | None:
     for run in track(runs, description="evaluating", transient=True):
         record = evaluate_run(
             run,
-            synthetic_dir=Path(values["synthetic_dir"]),
             data_root=Path(values["data_root"]) if values["data_root"] else None,
             **{k: values[k] for k in ("checkpoint", "threshold", "n_resamples", "seed", "accelerator")},
         )
@@ -75,9 +74,11 @@ def job(config: DictConfig) -> float | None:
 
 def _synthetic_sets(runs: list[Path], synthetic_dir: Path) -> list[Path]:
     """Return the folders of the synthetic sets that any run trained on, those that are still there."""
-    configs = [OmegaConf.to_container(OmegaConf.load(run / "config.yaml")) for run in runs]
-    names = {name for c in configs if isinstance(c, dict) for name in c.get("synthetic") or []}
-    folders = [Path(name) if "/" in name else synthetic_dir / name for name in sorted(names)]
+    from cxr.data.synthetic import set_folder
+    from cxr.run import read_config
+
+    names = {name for run in runs for name in read_config(run).get("synthetic") or []}
+    folders = [set_folder(synthetic_dir, name) for name in sorted(names)]
     return [folder for folder in folders if (folder / "manifest.json").is_file()]
 
 

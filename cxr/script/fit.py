@@ -6,7 +6,6 @@ import csv
 import io
 import platform
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning
@@ -35,7 +34,7 @@ def fit(run: Run) -> None:
     run.start()
     if run.last_checkpoint is not None:
         print(f"{run.path}: goes on from checkpoints/last.ckpt")
-    prepared = prepare(config, Path(config["synthetic_dir"]))
+    prepared = prepare(config)
     for line in _announcement(prepared):
         print(line)
     lightning.seed_everything(config["seed"], verbose=False)

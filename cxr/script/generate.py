@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from cxr.config import build, plain, run_app
 from cxr.errors import UserError, did_you_mean
@@ -66,7 +66,7 @@ def job(config: DictConfig) -> None:
 
 def _trained(run_dir: Path, unfinished: Literal["refuse", "allow"]) -> dict[str, Any]:
     """Return the configuration of a GAN run that is finished, or far enough for whoever allows that."""
-    from cxr.run import read_status
+    from cxr.run import read_config, read_status
 
     if not (run_dir / "status.json").is_file():
         known = sorted(p.parent.name for p in run_dir.parent.glob("*/status.json"))
@@ -77,10 +77,10 @@ def _trained(run_dir: Path, unfinished: Literal["refuse", "allow"]) -> dict[str,
     if status["state"] != "finished" and unfinished == "refuse":
         raise UserError(f"{run_dir}: this run is {status['state']}, expected finished; run its train command again, "
                         "or set unfinished=allow to use its last checkpoint")  # fmt: skip
-    config = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
-    if not isinstance(config, dict) or not isinstance(config.get("gan"), dict):
+    config = read_config(run_dir)
+    if not isinstance(config.get("gan"), dict):
         raise UserError(f"{run_dir}: not a GAN run; set run=… to one of task=gan or task=acgan")
-    return {str(k): v for k, v in config.items()}
+    return config
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from cxr.errors import UserError
 from cxr.evaluation.record import RunFacts, build_record, write_result
 from cxr.files import file_sha256, read_json
 from cxr.metric.result import PREDICTIONS, RESULT
-from cxr.run import config_hash, identity, read_status
+from cxr.run import config_hash, identity, read_config, read_status
 from cxr.script.prepare import Prepared, prepare
 from cxr.trainer import quiet_lightning
 
@@ -32,7 +32,6 @@ def evaluate_run(
     seed: int,
     accelerator: Literal["auto", "cpu", "gpu"],
     data_root: Path | None,
-    synthetic_dir: Path,
 ) -> dict[str, Any]:
     """Return the record of a finished classifier run, computing it unless the same one is there.
 
@@ -54,7 +53,7 @@ def evaluate_run(
     same = done and done["checkpoint"]["sha256"] == sha256 and asked.items() <= done["protocol"].items()
     if done and same and (run_dir / PREDICTIONS).is_file():
         return dict(done)
-    prepared = prepare({**config, "leakage": "allow"}, synthetic_dir)  # training decided; here it is reported
+    prepared = prepare({**config, "mix": None, "synthetic": []})  # the test part needs no more
     trained = read_json(run_dir / "manifest.json")
     if prepared.split.fingerprint != trained["split_fingerprint"]:
         raise UserError(f"{run_dir}: its test images are not those of training (split {prepared.split.fingerprint[:12]}, "
@@ -77,18 +76,12 @@ def evaluate_run(
 
 def _config(run_dir: Path, data_root: Path | None) -> dict[str, Any]:
     """Return the configuration a run was trained with, its images at `data_root` if they have moved."""
-    from omegaconf import OmegaConf
-
-    if not (run_dir / "config.yaml").is_file():
-        raise UserError(
-            f"{run_dir}: no such run (it has no config.yaml); set runs=[…] to names below runs_dir"
-        )
-    config = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
-    if not isinstance(config, dict) or not isinstance(config.get("classifier"), dict):
+    config = read_config(run_dir)
+    if not isinstance(config.get("classifier"), dict):
         raise UserError(f"{run_dir}: not a classifier run; GANs are judged through the classifiers they feed")
     if data_root is not None:
         config["data"]["root"] = str(data_root)
-    return {str(k): v for k, v in config.items()}
+    return config
 
 
 def _predict(
@@ -105,7 +98,7 @@ def _predict(
         accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False, precision="32-true",
     )  # fmt: skip
-    batches: Any = trainer.predict(task, datamodule=prepared.module({**config, "mix": None}))
+    batches: Any = trainer.predict(task, datamodule=prepared.module(config))
     rows = torch.cat([b["row"] for b in batches]).numpy()
     probabilities = task.probabilities(torch.cat([b["logits"] for b in batches]).float()).numpy()
     index = prepared.cached.index
@@ -140,7 +133,7 @@ def _facts(
         split_name=prepared.split.name,
         checkpoint_file=file,
         checkpoint_sha256=sha256,
-        counts=prepared.counts(),
+        counts=trained["counts"],
         wall_s=float(trained.get("wall_s") or 0.0),
         leakage=f"the GAN saw {len(leaked)} validation or test images" if leaked else None,
         protocol={

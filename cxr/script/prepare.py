@@ -20,7 +20,7 @@ from cxr.data.index import labels
 from cxr.data.mix import Mixture, composition, training_rows
 from cxr.data.module import CXRDataModule
 from cxr.data.split import Split
-from cxr.data.synthetic import SyntheticSet, check_leak, load_synthetic, resized, synthetic_labels
+from cxr.data.synthetic import SyntheticSet, check_leak, load_synthetic, resized, set_folder, synthetic_labels
 from cxr.errors import UserError
 
 __all__ = ["Prepared", "prepare"]
@@ -92,7 +92,7 @@ class Prepared:
         return module
 
 
-def prepare(config: Mapping[str, Any], synthetic_dir: Path) -> Prepared:
+def prepare(config: Mapping[str, Any]) -> Prepared:
     """Read the index, build or open the cache, split, load synthetic sets, refuse leaks, mix.
 
     `config` is a run's configuration as plain containers.
@@ -111,7 +111,8 @@ def prepare(config: Mapping[str, Any], synthetic_dir: Path) -> Prepared:
     if len(rows["train"]) == 0:
         raise UserError(f"split: the training part has no image of {config['train_classes'] or classes}; "
                         "lower split.test, or set train_classes=[…]")  # fmt: skip
-    sets = [load_synthetic(_find(synthetic_dir, name)) for name in config["synthetic"]]
+    synthetic_dir = Path(config["synthetic_dir"])
+    sets = [load_synthetic(set_folder(synthetic_dir, name)) for name in config["synthetic"]]
     held_out = cached.index["content_hash"].to_numpy()[
         np.concatenate([split.parts["val"], split.parts["test"]])
     ]
@@ -124,8 +125,3 @@ def prepare(config: Mapping[str, Any], synthetic_dir: Path) -> Prepared:
     return Prepared(
         cached, split, values, classes, rows, mixture, [resized(s, size_px) for s in sets], leaked
     )
-
-
-def _find(synthetic_dir: Path, name: str) -> Path:
-    """Return the folder of a set given by its name below `synthetic_dir`, or by its path."""
-    return Path(name) if "/" in name else synthetic_dir / name

@@ -94,8 +94,8 @@ def test_training_labels_are_those_of_the_mix() -> None:
     config = configured(
         "data.n_patients=40", "cache.size_px=32", "mix=duplicate_real", "mix.counts={opacity: 11}"
     )
-    mixed = prepare(config, Path("synthetic"))
-    real = prepare({**config, "mix": None}, Path("synthetic"))
+    mixed = prepare(config)
+    real = prepare({**config, "mix": None})
     assert np.array_equal(real.training_labels(), real.labels[real.rows["train"]])
     gain = mixed.training_labels().sum(axis=0) - real.training_labels().sum(axis=0)
     assert gain.tolist() == [0.0, 11.0]
