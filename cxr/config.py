@@ -12,15 +12,17 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from cxr.errors import UserError, did_you_mean
-from cxr.mistakes import conf_dir, config_groups, explain, first_line, remove_empty_sweep
+from cxr.mistakes import conf_dir, config_groups, explain, first_line, remove_empty_sweep, remove_sweep
 from cxr.rules import FIRST_RULES, RULES, Rule, leaves
 from cxr.signature import BUILD_KEYS, check_node
 
@@ -175,6 +177,7 @@ def run_app(config_name: str, job: Callable[[DictConfig], object]) -> None:
     def checked(config: DictConfig) -> object:
         _restore_environment(full_error)  # what the job starts must not inherit our setting
         try:
+            _check_launcher()
             _check_hydra()
             check_config(config)
             return job(config)
@@ -188,16 +191,32 @@ def run_app(config_name: str, job: Callable[[DictConfig], object]) -> None:
     # Hydra prints its own errors and exits with 1 unless told to raise them; we print one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(checked)()
+        from cxr.sweep import first_job_stands_in
+
+        with first_job_stands_in():
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(checked)()
     except Exception as error:
         remove_empty_sweep(error)
         _end(error, full_error)
+        if isinstance(error, BrokenPipeError) and _drop_unread(probe="\n"):
+            sys.exit(128 + signal.SIGPIPE)  # what a shell shows of a program that SIGPIPE ended
         raise
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
     finally:
         _restore_environment(full_error)
+        _drop_unread()
+
+
+def _drop_unread(probe: str = "") -> bool:
+    """Say whether nobody reads our output any more (`--help | head -1`), and then drop what is left of it."""
+    try:
+        print(end=probe, flush=True)  # flushed here: at exit Python would print what goes wrong
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _restore_environment(full_error: str | None) -> None:
@@ -213,6 +232,20 @@ def _end(error: Exception, full_error: str | None) -> None:
     if message is not None and full_error != "1":
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
+
+
+def _check_launcher() -> None:
+    """Refuse a launcher that runs the jobs of a sweep here, one after the other, each checked when it is its turn."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        remove_sweep(Path(hydra.sweep.dir), hydra.sweep.subdir)
+        raise UserError(
+            f"hydra/launcher={hydra.runtime.choices['hydra/launcher']}: would start the first job before it has "
+            "checked the others, and run all in one process; set hydra/launcher=processes"
+        )
 
 
 def _check_hydra() -> None:

@@ -20,7 +20,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from cxr.errors import UserError, did_you_mean
 
-__all__ = ["conf_dir", "config_groups", "explain", "first_line", "remove_empty_sweep"]
+__all__ = ["conf_dir", "config_groups", "explain", "first_line", "remove_empty_sweep", "remove_sweep"]
 
 
 def conf_dir() -> Path:
@@ -143,6 +143,8 @@ def _composition(error: BaseException) -> str:
         name = found[1].partition("@")[0].partition(".")[0]
         if name in config_groups() and "@" not in found[1]:
             return _absent_group(name) + _told_in(text)
+        if "@experiment" in found[1]:  # its keys fell below `experiment`
+            return f"{name}: no such group below 'experiment'{_told_in(text)}; does the file begin with '# @package _global_'?"
         return f"{found[1]}: no such key or config group{_told_in(text)}{did_you_mean(name, config_groups())}"
     if found := re.search(r"Multiple values for (\S+)\. .*'override \S+: (\S+)'", text):
         group, choice = found.groups()
@@ -168,12 +170,20 @@ def _group_without_name() -> str:
 def remove_empty_sweep(error: BaseException) -> None:
     """Remove the folder of a sweep that was refused: Hydra makes it before it looks at the jobs."""
     for sweep_dir in _sweep_dirs(error):
-        if [p.name for p in sweep_dir.glob("*")] == ["multirun.yaml"]:
-            (sweep_dir / "multirun.yaml").unlink()
-            for folder in (sweep_dir, *sweep_dir.parents[:2]):  # runs/sweeps/<time>
-                if folder == Path.cwd() or any(folder.iterdir()):
-                    break
-                folder.rmdir()
+        remove_sweep(sweep_dir)
+
+
+def remove_sweep(sweep_dir: Path, job: str | None = None) -> None:
+    """Remove the folder of a sweep that holds nothing but its configuration, and the empty one of a job."""
+    sweep_dir = sweep_dir.resolve()
+    if job is not None and not any((sweep_dir / job).iterdir()):
+        (sweep_dir / job).rmdir()
+    if [p.name for p in sweep_dir.glob("*")] == ["multirun.yaml"]:
+        (sweep_dir / "multirun.yaml").unlink()
+        for folder in (sweep_dir, *sweep_dir.parents[:2]):  # runs/sweeps/<time>
+            if folder == Path.cwd() or any(folder.iterdir()):
+                break
+            folder.rmdir()
 
 
 def _sweep_dirs(error: BaseException) -> Iterator[Path]:

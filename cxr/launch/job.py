@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from omegaconf import DictConfig
 from cxr.files import read_json
 from cxr.run import read_status
 
-__all__ = ["Job", "near", "print_table", "shown"]
+__all__ = ["Job", "common", "importable", "near", "print_table", "shown"]
 
 
 @dataclass
@@ -79,9 +80,23 @@ def _error_line(log: Path) -> str:
     return (told or raised or lines or ["(no output)"])[-1]
 
 
-def shown(overrides: Sequence[str]) -> str:
-    """Return overrides as they would be typed, Hydra's own left out."""
-    return shlex.join(filter_overrides(overrides)) or "no overrides"
+def shown(overrides: Sequence[str], but: Collection[str] = ()) -> str:
+    """Return overrides as they would be typed, Hydra's own and those in `but` left out."""
+    return shlex.join(o for o in filter_overrides(overrides) if o not in but) or "no overrides"
+
+
+def importable(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which a new interpreter finds this cxr: that of a checkout may not be installed."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / "pyproject.toml").is_file():
+        return dict(environment)
+    path = os.pathsep.join(filter(None, [str(checkout), environment.get("PYTHONPATH")]))
+    return {**environment, "PYTHONPATH": path}
+
+
+def common(jobs: Sequence[Job]) -> set[str]:
+    """Return the overrides that all jobs share; none where there is one job."""
+    return set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
 
 
 def near(path: Path) -> str:
@@ -94,7 +109,7 @@ def print_table(jobs: Sequence[Job]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
+    shared = common(jobs)
     table = Table(title=f"{len(jobs)} jobs", title_justify="left")
     for column in ("job", "overrides", "state", "metric", "time", "run", "error"):
         table.add_column(column, overflow="fold")
@@ -103,7 +118,7 @@ def print_table(jobs: Sequence[Job]) -> None:
         took = str(timedelta(seconds=round(job.wall_s)))
         cells = [
             str(job.number),
-            shown([o for o in job.overrides if o not in shared]),
+            shown(job.overrides, shared),
             job.state,
             metric,
             took,

@@ -27,7 +27,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from cxr.errors import UserError
-from cxr.launch.job import Job, near, print_table, shown
+from cxr.launch.job import Job, common, importable, near, print_table, shown
 from cxr.run import POINTER
 
 __all__ = ["ProcessLauncher"]
@@ -124,6 +124,7 @@ class ProcessLauncher(Launcher):
     def _run(self, jobs: Sequence[Job]) -> None:
         """Run `n_jobs` at a time until all have ended; on Ctrl-C or SIGTERM end those that run."""
         waiting, running = list(jobs), list[Job]()
+        shared = common(jobs)
         with _sigterm_as_ctrl_c():
             try:
                 while waiting or running:
@@ -133,14 +134,15 @@ class ProcessLauncher(Launcher):
                         self._start(job)
                         log = near(job.folder / "output.log")
                         print(
-                            f"job {job.number} started: {shown(job.overrides)}  (output: {log})", flush=True
+                            f"job {job.number} started: {shown(job.overrides, shared)}  (output: {log})",
+                            flush=True,
                         )
                     time.sleep(0.05)
                     for job in [j for j in running if j.process is not None and j.process.poll() is not None]:
                         running.remove(job)
                         job.read_outcome()
                         print(
-                            f"job {job.number} {job.state}: {shown(job.overrides)}  {job.error}".rstrip(),
+                            f"job {job.number} {job.state}: {shown(job.overrides, shared)}  {job.error}".rstrip(),
                             flush=True,
                         )
             except BaseException:
@@ -191,12 +193,7 @@ class ProcessLauncher(Launcher):
         elif self.n_jobs > 1:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // self.n_jobs)))
-        checkout = Path(__file__).resolve().parents[2]
-        if (checkout / "pyproject.toml").is_file():  # not installed, perhaps: the job finds what we found
-            environment["PYTHONPATH"] = os.pathsep.join(
-                filter(None, [str(checkout), environment.get("PYTHONPATH")])
-            )
-        return environment
+        return importable(environment)
 
 
 def _program(task_function: TaskFunction) -> list[str]:

@@ -49,12 +49,13 @@ def config_hash(identity: Mapping[str, Any]) -> str:
     return digest(identity, 12)
 
 
-def default_name(base: str, overrides: Sequence[str]) -> str:
+def default_name(base: str, overrides: Sequence[str], exclude: Sequence[str] = ()) -> str:
     """Name a run after `base` (its experiment, else its task) and the overrides given, in sorted order.
 
     `talukdar/gan` with `seed=1 task.optimizer_g.lr=0.001` is `talukdar-gan_lr-0.001_seed-1`: only
     letters, digits and `._+-`, so that the name needs no quotes in a shell or an override. A value
-    that cannot be written so, and a name above 100 characters, ends in a hash instead.
+    that cannot be written so, and a name above 100 characters, ends in a hash instead. Keys in
+    `exclude` are no part of the name, as Hydra's `override_dirname.exclude_keys`.
     """
     values: dict[str, str] = {}
     for override in overrides:
@@ -63,13 +64,13 @@ def default_name(base: str, overrides: Sequence[str]) -> str:
         machine = any(
             key == k or key.startswith(f"{k}.") for k in (*MACHINE_KEYS, "hydra", "experiment", "data.root")
         )
-        if not machine:
+        if not machine and key not in exclude:
             values[key] = value
     short = {key: key.rpartition(".")[2] for key in values}
     parts, exact = [safe_name(base)], True
     for key in sorted(values):
         label = short[key] if list(short.values()).count(short[key]) == 1 else key
-        text = re.sub(r"[\[\]{}'\" ]", "", values[key]).replace(",", "+").replace(":", "-")
+        text = re.sub(r"[\[\]{}'\"\\ ]", "", values[key]).replace(",", "+").replace(":", "-")
         exact = exact and safe_name(text) == text
         parts.append(safe_name(f"{label}-{text}").rstrip("-"))
     name = "_".join(parts)

@@ -37,7 +37,9 @@ def job(config: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     experiment = hydra.runtime.choices.get("experiment")
     base = (experiment or hydra.runtime.choices.get("task") or "run").replace("/", "-")
-    name = values["name"] or default_name(base, list(hydra.overrides.task))
+    name = values["name"] or default_name(
+        base, list(hydra.overrides.task), hydra.job.config.override_dirname.exclude_keys
+    )
     values["name"], values["experiment"] = name, experiment
     with open_run(Path(values["runs_dir"]), name, values, identity(values)) as run:
         if run.state == "finished":
