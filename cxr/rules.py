@@ -137,9 +137,10 @@ def known_classes(config: Config) -> str | None:
     classes = (config.get("data") or {}).get("classes")
     if not isinstance(classes, list):
         return None
-    counts = (config.get("mix") or {}).get("counts")
     named = [("train_classes", c) for c in config.get("train_classes") or []]
-    named += [(f"mix.counts.{c}", c) for c in (counts if isinstance(counts, dict) else {})]
+    for group, key in (("mix", "counts"), ("mix", "limit"), ("split", "max_test")):
+        numbers = (config.get(group) or {}).get(key)
+        named += [(f"{group}.{key}.{c}", c) for c in (numbers if isinstance(numbers, dict) else {})]
     for path, name in named:
         if name not in classes:
             return f"{path}: data.classes has no '{name}'{did_you_mean(str(name), classes)}"
@@ -182,7 +183,7 @@ def distinct_classes(config: Config) -> str | None:
 def mix_has_its_counts(config: Config) -> str | None:
     """A mix that adds a number of images per class is told which."""
     mix = config.get("mix") or {}
-    if "counts" in mix and not mix["counts"]:
+    if "counts" in mix and not mix["counts"] and mix.get("to") is None:
         return f"mix.counts: {_kind(config, 'mix')} needs images per class; set mix.counts={{CLASS: 100}}"
     return None
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-__all__ = ["allot", "groups_of", "strata"]
+__all__ = ["allot", "groups_of", "strata", "surplus"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -83,3 +83,31 @@ def allot(groups: Ints, labels: npt.NDArray[np.float32], sizes: list[int], seed:
         part_of[g] = int(cost.argmin())
         have[part_of[g]] += content[g]
     return part_of[group]
+
+
+def surplus(groups: Ints, labels: npt.NDArray[np.float32], limits: Ints, seed: int) -> npt.NDArray[np.bool_]:
+    """Return the rows (N,) to give away so that at most `limits` (L,) images of every class stay.
+
+    Groups go whole, and only those of which every image is of classes that are over their limit,
+    in random order, those of several classes first, as one class at its limit would keep them. Where
+    the last ones to go are several images, a class may end a little below.
+    """
+    positive = labels == 1
+    _, group = np.unique(groups, return_inverse=True)
+    group = group.reshape(-1)
+    content = np.zeros((group.max(initial=-1) + 1, positive.shape[1]), dtype=np.int64)
+    np.add.at(content, group, positive)
+    labelled = np.ones(len(content), dtype=bool)
+    labelled[group[~positive.any(axis=1)]] = False
+    gone = np.zeros(len(content), dtype=bool)
+    over = positive.sum(axis=0) - limits
+    order = np.random.default_rng(seed).permutation(len(content))
+    most_classes_first = order[np.argsort(-(content[order] > 0).sum(axis=1), kind="stable")]
+    smallest_first = order[np.argsort(content[order].sum(axis=1), kind="stable")]
+    # First what leaves no class below its limit, then the smallest that is needed.
+    for ordered, need in ((most_classes_first, content), (smallest_first, np.minimum(content, 1))):
+        for g in ordered:
+            if labelled[g] and not gone[g] and (over >= need[g])[content[g] > 0].all():
+                gone[g] = True
+                over = over - content[g]
+    return gone[group]

@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cxr.errors import UserError, did_you_mean
+from cxr.errors import UserError
 from cxr.files import file_sha256
 
 __all__ = [
@@ -45,7 +45,6 @@ __all__ = [
     "list_images",
     "make_index",
     "require_path",
-    "select_classes",
 ]
 
 LABEL = "label:"
@@ -184,41 +183,6 @@ def make_index(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> pd.D
         if not _HASH.fullmatch(content):
             raise UserError(f"{image_id}: content_hash '{content}'; expected 64 hex digits")
     return pd.DataFrame(columns)
-
-
-def select_classes(
-    index: pd.DataFrame, classes: Mapping[str, Sequence[str]] | Sequence[str] | None
-) -> pd.DataFrame:
-    """Return the single-label view of an index: the rows with exactly one chosen class.
-
-    A list picks labels; a mapping from new name to old labels also merges them; None returns
-    the index as it is. The label columns become the chosen ones, 1/0; an unknown label (NaN)
-    counts as absent. Rows are renumbered.
-    """
-    if classes is None:
-        return index
-    groups = (
-        {str(name): list(members) for name, members in classes.items()}
-        if isinstance(classes, Mapping)
-        else {str(name): [str(name)] for name in classes}
-    )
-    known = label_names(index)
-    for members in groups.values():
-        for member in members:
-            if member not in known:
-                raise UserError(f"the data set has no label '{member}'{did_you_mean(member, known)}")
-    if not groups or not all(groups.values()):
-        raise UserError("classes is empty or has an empty class; expected at least one label for each")
-    columns = [[LABEL + member for member in members] for members in groups.values()]
-    chosen = np.stack([(index[of_class] == 1).to_numpy().any(axis=1) for of_class in columns], axis=1)
-    keep = chosen.sum(axis=1) == 1
-    if not keep.any():
-        raise UserError(f"no image has exactly one of {list(groups)}; expected at least one: mend classes")
-    rest = index.drop(columns=[LABEL + name for name in known])
-    at = list(rest.columns).index("path") + 1
-    for offset, name in enumerate(groups):
-        rest.insert(at + offset, LABEL + name, chosen[:, offset].astype(np.float32))
-    return rest.loc[keep].reset_index(drop=True)
 
 
 def list_images(folder: Path, *, recursive: bool) -> list[Path]:

@@ -34,6 +34,7 @@ __all__ = [
 
 Labels = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
+To = Literal["max", "twice_max"]
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,17 @@ class Mixture:
     synthetic: Rows
 
 
-def real_only(real_labels: Labels, synthetic_labels: Labels | None, *, classes: Sequence[str]) -> Mixture:
-    """Train on the training part as it is."""
-    del synthetic_labels, classes
-    return Mixture(_all(real_labels), _none())
+def real_only(
+    real_labels: Labels,
+    synthetic_labels: Labels | None,
+    *,
+    classes: Sequence[str],
+    limit: dict[str, int] | None,
+    seed: int,
+) -> Mixture:
+    """Train on the training part as it is, or on at most `limit[class]` of its images; then single-label only."""
+    del synthetic_labels
+    return Mixture(_limited(real_labels, classes, limit, seed), _none())
 
 
 def add(
@@ -56,11 +64,14 @@ def add(
     *,
     classes: Sequence[str],
     counts: dict[str, int] | None,
+    limit: dict[str, int] | None = None,
     seed: int,
 ) -> Mixture:
-    """Add `counts[class]` synthetic images to the training part."""
+    """Add `counts[class]` synthetic images to the training part, or to what `real_only` keeps of it."""
     wanted = _counts(counts, classes)
-    return Mixture(_all(real_labels), _synthetic(synthetic_labels, wanted, classes, seed))
+    return Mixture(
+        _limited(real_labels, classes, limit, seed), _synthetic(synthetic_labels, wanted, classes, seed)
+    )
 
 
 def top_up(
@@ -68,13 +79,11 @@ def top_up(
     synthetic_labels: Labels | None,
     *,
     classes: Sequence[str],
-    to: Literal["max"] | int,
+    to: To | int,
     seed: int,
 ) -> Mixture:
-    """Add synthetic images to every class until it has `to` images, or as many as the largest class."""
-    per_class = _per_class(real_labels)
-    goal = int(per_class.max(initial=0)) if to == "max" else to
-    wanted = {c: max(0, goal - int(n)) for c, n in zip(classes, per_class, strict=True)}
+    """Add synthetic images to every class until it has `to` images, or (twice) as many as the largest class."""
+    wanted = _lacking(real_labels, classes, to)
     return Mixture(_all(real_labels), _synthetic(synthetic_labels, wanted, classes, seed))
 
 
@@ -99,10 +108,7 @@ def undersample(
 ) -> Mixture:
     """Leave out real images until every class has as many as the smallest; single-label only."""
     del synthetic_labels
-    if not (real_labels.sum(axis=1) == 1).all():
-        raise UserError(
-            "mix=undersample needs exactly one class per image: set mix=real_only or data.classes"
-        )
+    _one_class_each(real_labels, "mix=undersample")
     rng = np.random.default_rng(seed)
     fewest = int(_per_class(real_labels).min())
     kept = [rng.permutation(np.flatnonzero(real_labels[:, k] == 1))[:fewest] for k in range(len(classes))]
@@ -134,21 +140,28 @@ def duplicate_real(
     *,
     classes: Sequence[str],
     counts: dict[str, int] | None,
+    to: To | int | None,
+    limit: dict[str, int] | None = None,
     seed: int,
 ) -> Mixture:
-    """Add `counts[class]` repeats of real images: what `add` would gain by numbers alone.
+    """Add `counts[class]` repeats of real images, or as many as `top_up` adds: the gain by numbers alone.
 
-    Spread evenly: every image of a class is repeated once before any is repeated twice.
+    Spread evenly: every image of a class is repeated once before any is repeated twice. `limit` as in
+    `real_only`; what it leaves out is not repeated either.
     """
     del synthetic_labels
+    if to is not None and counts:
+        raise UserError("mix=duplicate_real takes mix.counts or mix.to, not both: set mix.to=null")
     rng = np.random.default_rng(seed)
-    extra = [_none()]
-    for name, n in _counts(counts, classes).items():
-        rows = np.flatnonzero(real_labels[:, list(classes).index(name)] == 1)
+    real = _limited(real_labels, classes, limit, seed)
+    extra = [real]
+    wanted = _counts(counts, classes) if to is None else _lacking(real_labels[real], classes, to)
+    for name, n in wanted.items():
+        rows = real[real_labels[real, list(classes).index(name)] == 1]
         if n and not len(rows):
             raise UserError(f"no training image of class {name} to repeat {n} times: mend mix.counts")
         extra += [rng.permutation(rows)[: n - start] for start in range(0, n, max(1, len(rows)))]
-    return Mixture(np.sort(np.concatenate([_all(real_labels), *extra])).astype(np.int64), _none())
+    return Mixture(np.sort(np.concatenate(extra)).astype(np.int64), _none())
 
 
 def training_rows(train: Rows, mixture: Mixture) -> Rows:
@@ -187,12 +200,44 @@ def _counts(counts: Mapping[str, int] | None, classes: Sequence[str]) -> dict[st
     if not counts:
         example = "{" + ",".join(f"{c}:100" for c in classes[:2]) + "}"
         raise UserError(f"mix.counts is empty; expected images to add per class: set 'mix.counts={example}'")
-    for name, n in counts.items():
+    return _known(counts, classes, "mix.counts")
+
+
+def _known(numbers: Mapping[str, int], classes: Sequence[str], key: str) -> dict[str, int]:
+    for name, n in numbers.items():
         if name not in classes:
-            raise UserError(f"mix.counts names the class '{name}'{did_you_mean(name, classes)}")
+            raise UserError(f"{key} names the class '{name}'{did_you_mean(name, classes)}")
         if n < 0:
-            raise UserError(f"mix.counts.{name} is {n}; expected 0 or more")
-    return dict(counts)
+            raise UserError(f"{key}.{name} is {n}; expected 0 or more")
+    return dict(numbers)
+
+
+def _limited(labels: Labels, classes: Sequence[str], limit: Mapping[str, int] | None, seed: int) -> Rows:
+    """Return the rows of the training part, at most `limit[class]` of a class; which ones, `seed` says."""
+    if not limit:
+        return _all(labels)
+    _one_class_each(labels, "mix.limit")
+    rng = np.random.default_rng(seed)
+    kept = np.ones(len(labels), dtype=bool)
+    for name, n in _known(limit, classes, "mix.limit").items():
+        rows = np.flatnonzero(labels[:, list(classes).index(name)] == 1)
+        kept[rng.permutation(rows)[n:]] = False
+    return np.flatnonzero(kept).astype(np.int64)
+
+
+def _lacking(labels: Labels, classes: Sequence[str], to: To | int) -> dict[str, int]:
+    """Return how many images every class lacks of `to`, or of (twice) as many as the largest class has."""
+    per_class = _per_class(labels)
+    largest = int(per_class.max(initial=0))
+    goal = to if isinstance(to, int) else 2 * largest if to == "twice_max" else largest
+    return {c: max(0, goal - int(n)) for c, n in zip(classes, per_class, strict=True)}
+
+
+def _one_class_each(labels: Labels, key: str) -> None:
+    if not (labels.sum(axis=1) == 1).all():
+        raise UserError(
+            f"{key} needs exactly one class per image: set mix=real_only mix.limit=null or data.classes"
+        )
 
 
 def _synthetic(labels: Labels | None, wanted: Mapping[str, int], classes: Sequence[str], seed: int) -> Rows:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cxr.data.grouping import allot, groups_of, strata
-from cxr.data.index import labels
+from cxr.data.grouping import allot, groups_of, strata, surplus
+from cxr.data.index import label_names, labels
 from cxr.errors import UserError, did_you_mean
 from cxr.files import digest
 
@@ -46,13 +46,15 @@ class Split:
     """Row positions of an index, sorted, by part (train, val, test).
 
     `fingerprint` names exactly which image is where; `warnings` belong into the record of
-    every run on this split.
+    every run on this split. Of a fold, `kfold` names its cross-validation, alike for all its
+    folds: their count ("folds"), "name" and "fingerprint" (which image is tested in which).
     """
 
     parts: dict[str, Rows]
     fingerprint: str
     name: str
     warnings: tuple[str, ...] = ()
+    kfold: dict[str, Any] | None = None
 
 
 def official(
@@ -104,11 +106,21 @@ def stratified(
     return _made(index, parts, name, on_overlap="refuse" if by_patient else "report")
 
 
-def kfold(index: pd.DataFrame, *, folds: int, fold: int, val: float | int, seed: int) -> Split:
+def kfold(
+    index: pd.DataFrame,
+    *,
+    folds: int,
+    fold: int,
+    val: float | int,
+    max_test: dict[str, int] | None,
+    seed: int,
+) -> Split:
     """Take fold `fold` of `folds` as test; validation is drawn from the rest (a fraction is one of it).
 
     Folds keep patients and identical files together and are stratified by class (by the
     rarest label an image has, where it may have several); scikit-learn's StratifiedGroupKFold.
+    `max_test` leaves at most so many test images of a class: surplus patients, drawn by `seed`,
+    go to the rest, whole, and only those of whom no image is of a class that may stay.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -125,8 +137,23 @@ def kfold(index: pd.DataFrame, *, folds: int, fold: int, val: float | int, seed:
     except ValueError as error:
         raise UserError(f"{folds} folds cannot be made ({error}): lower split.folds") from None
     rest, test = (np.sort(np.asarray(rows, dtype=np.int64)) for rows in pairs[fold])
+    name, warnings = f"kfold({fold}/{folds},val={val},seed={seed})", []
+    if max_test:
+        limits = _limits(max_test, label_names(index), len(index))
+        gone = surplus(groups[test], labels(index)[test], limits, seed)
+        rest, test = np.union1d(rest, test[gone]), test[~gone]
+        name = f"{name[:-1]},max_test={digest(max_test, 8)})"
+        left = (labels(index)[test] == 1).sum(axis=0)
+        warnings = [
+            f"{n} test images of {c}, {most} wanted: they share patients with other classes"
+            for c, n, most in zip(label_names(index), left, limits, strict=True)
+            if n > most
+        ]
     parts = _draw(index, rest, {"val": val}, groups, seed) | {"test": test}
-    return _made(index, parts, f"kfold({fold}/{folds},val={val},seed={seed})")
+    tested = fingerprint(index, {str(number): rows for number, (_, rows) in enumerate(pairs)})
+    family = name.replace(f"({fold}/", "(", 1)
+    whole = {"folds": folds, "name": family, "fingerprint": digest([tested, family])}
+    return replace(_made(index, parts, name, warnings=warnings), kfold=whole)
 
 
 def holdout(
@@ -238,6 +265,16 @@ def _draw(
     sizes = {"train": len(rows) - sum(sizes.values()), **sizes}
     part_of = allot(groups[rows], labels(index)[rows], list(sizes.values()), seed)
     return {part: rows[part_of == number] for number, part in enumerate(sizes)}
+
+
+def _limits(wanted: dict[str, int], classes: list[str], unlimited: int) -> Rows:
+    """Return the largest number of test images (L,) of every class."""
+    for name, n in wanted.items():
+        if name not in classes:
+            raise UserError(f"split.max_test names the class '{name}'{did_you_mean(name, classes)}")
+        if n < 0:
+            raise UserError(f"split.max_test.{name} is {n}; expected 0 or more")
+    return np.array([wanted.get(name, unlimited) for name in classes], dtype=np.int64)
 
 
 def _size(value: float | int, n: int, part: str) -> int:

@@ -38,7 +38,7 @@ class Prepared:
         labels: (N, L) float32, columns in the order of `classes`, NaN = unknown.
         classes: label names.
         rows: rows by part; of `train_classes` only in a GAN's training and validation part.
-        mixture: rows and synthetic positions that are trained on; None for a GAN.
+        mixture: rows and synthetic positions that are trained on; None: all rows, as most GANs.
         synthetic: the synthetic sets, at the cache's image size.
         leaked: content hashes of held-out images that a synthetic set's GAN has seen.
     """
@@ -53,8 +53,11 @@ class Prepared:
     leaked: list[str]
 
     def hashes(self, part: str) -> list[str]:
-        """Return the content hashes of a part's real images, sorted."""
-        return sorted(set(self.cached.index["content_hash"].to_numpy()[self.rows[part]].tolist()))
+        """Return the content hashes of a part's real images, sorted; in training, of those that the mix takes."""
+        rows = self.rows[part]
+        if part == "train" and self.mixture is not None:
+            rows = rows[self.mixture.real]
+        return sorted(set(self.cached.index["content_hash"].to_numpy()[rows].tolist()))
 
     def training_labels(self) -> npt.NDArray[np.float32]:
         """Return the labels (n, L) of what is trained on: mixed, repeats and synthetic images included."""

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from cxr.data import index as index_module
-from cxr.data.index import hash_files, label_names, labels, list_images, make_index, select_classes
+from cxr.data.index import hash_files, label_names, labels, list_images, make_index
 from cxr.errors import UserError
 
 HASH = "0" * 64
@@ -20,13 +20,6 @@ HASH = "0" * 64
 def row(image_id: str, **values: Any) -> dict[str, Any]:
     marks = {f"label:{k}": v for k, v in values.pop("marks", {}).items()}
     return {"image_id": image_id, "content_hash": HASH, **marks, **values}
-
-
-def findings() -> pd.DataFrame:
-    """Four images: a; b; a and b; neither, with c unknown throughout."""
-    marks = [(1, 0), (0, 1), (1, 1), (0, 0)]
-    rows = [row(f"{n}.png", marks={"a": a, "b": b, "c": None}) for n, (a, b) in enumerate(marks)]
-    return make_index(rows, ["a", "b", "c"])
 
 
 def test_columns_order_and_dtypes() -> None:
@@ -74,39 +67,6 @@ def test_what_breaks_the_contract_is_refused(
     with pytest.raises(UserError, match=message) as caught:
         make_index(rows, names)
     assert "\n" not in str(caught.value)
-
-
-def test_select_classes_keeps_rows_with_exactly_one() -> None:
-    chosen = select_classes(findings(), ["b", "a"])
-    assert list(chosen["image_id"]) == ["0.png", "1.png"]
-    assert label_names(chosen) == ["b", "a"]
-    np.testing.assert_array_equal(labels(chosen), [[0, 1], [1, 0]])
-
-
-def test_select_classes_merges_labels() -> None:
-    chosen = select_classes(findings(), {"any": ["a", "b"], "c": ["c"]})
-    assert list(chosen["image_id"]) == ["0.png", "1.png", "2.png"]
-    np.testing.assert_array_equal(labels(chosen), [[1, 0]] * 3)
-    assert list(chosen.index) == [0, 1, 2]
-
-
-def test_select_classes_none_changes_nothing() -> None:
-    index = findings()
-    assert select_classes(index, None) is index
-
-
-@pytest.mark.parametrize(
-    ("classes", "message"),
-    [
-        (["aa"], "did you mean 'a'"),
-        (["c"], "no image has exactly one"),
-        ([], "empty"),
-        ({"x": []}, "empty class"),
-    ],
-)
-def test_select_classes_refuses(classes: Any, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        select_classes(findings(), classes)
 
 
 def test_list_images_leaves_out_what_is_not_one(tmp_path: Path) -> None:

@@ -26,7 +26,12 @@ def counts(mixture: mix.Mixture) -> dict[str, tuple[int, int, int]]:
 @pytest.mark.parametrize(
     ("mixture", "normal", "pneumonia"),
     [
-        (mix.real_only(REAL, SYNTHETIC, classes=CLASSES), (10, 0, 0), (30, 0, 0)),
+        (mix.real_only(REAL, SYNTHETIC, classes=CLASSES, limit=None, seed=0), (10, 0, 0), (30, 0, 0)),
+        (
+            mix.real_only(REAL, None, classes=CLASSES, limit={"PNEUMONIA": 8, "NORMAL": 99}, seed=0),
+            (10, 0, 0),
+            (8, 0, 0),
+        ),
         (
             mix.add(REAL, SYNTHETIC, classes=CLASSES, counts={"NORMAL": 7, "PNEUMONIA": 40}, seed=0),
             (10, 7, 0),
@@ -35,6 +40,11 @@ def counts(mixture: mix.Mixture) -> dict[str, tuple[int, int, int]]:
         (mix.add(REAL, SYNTHETIC, classes=CLASSES, counts={"NORMAL": 7}, seed=0), (10, 7, 0), (30, 0, 0)),
         (mix.top_up(REAL, SYNTHETIC, classes=CLASSES, to="max", seed=0), (10, 20, 0), (30, 0, 0)),
         (mix.top_up(REAL, SYNTHETIC, classes=CLASSES, to=33, seed=0), (10, 23, 0), (30, 3, 0)),
+        (
+            mix.top_up(one_hot(10, 12), SYNTHETIC, classes=CLASSES, to="twice_max", seed=0),
+            (10, 14, 0),
+            (12, 12, 0),
+        ),
         (
             mix.ratio(REAL, SYNTHETIC, classes=CLASSES, synthetic_per_real=0.5, seed=0),
             (10, 5, 0),
@@ -48,9 +58,16 @@ def counts(mixture: mix.Mixture) -> dict[str, tuple[int, int, int]]:
         ),
         (mix.synthetic_only(REAL, SYNTHETIC, classes=CLASSES, amount="all", seed=0), (0, 25, 0), (0, 40, 0)),
         (
-            mix.duplicate_real(REAL, None, classes=CLASSES, counts={"NORMAL": 25, "PNEUMONIA": 4}, seed=0),
+            mix.duplicate_real(
+                REAL, None, classes=CLASSES, counts={"NORMAL": 25, "PNEUMONIA": 4}, to=None, seed=0
+            ),
             (10, 0, 25),
             (30, 0, 4),
+        ),
+        (
+            mix.duplicate_real(REAL, None, classes=CLASSES, counts=None, to="twice_max", seed=0),
+            (10, 0, 50),
+            (30, 0, 30),
         ),
     ],
 )
@@ -63,7 +80,7 @@ def test_what_each_mix_trains_on(
 
 
 def test_repeats_are_spread_evenly() -> None:
-    mixture = mix.duplicate_real(REAL, None, classes=CLASSES, counts={"NORMAL": 25}, seed=0)
+    mixture = mix.duplicate_real(REAL, None, classes=CLASSES, counts={"NORMAL": 25}, to=None, seed=0)
     times = np.bincount(mixture.real, minlength=40)
     assert sorted(times[:10]) == [3] * 5 + [4] * 5 and (times[10:] == 1).all()
 
@@ -71,8 +88,18 @@ def test_repeats_are_spread_evenly() -> None:
 def test_the_control_adds_as_many_as_the_arm_it_controls() -> None:
     wanted = {"NORMAL": 20, "PNEUMONIA": 15}
     arm = mix.add(REAL, SYNTHETIC, classes=CLASSES, counts=wanted, seed=3)
-    control = mix.duplicate_real(REAL, SYNTHETIC, classes=CLASSES, counts=wanted, seed=3)
+    control = mix.duplicate_real(REAL, SYNTHETIC, classes=CLASSES, counts=wanted, to=None, seed=3)
     assert len(control.real) == len(arm.real) + len(arm.synthetic) and not len(control.synthetic)
+
+
+def test_a_limit_leaves_the_same_images_out_of_every_mix() -> None:
+    limit = {"PNEUMONIA": 8}
+    kept = mix.real_only(REAL, None, classes=CLASSES, limit=limit, seed=2).real.tolist()
+    added = mix.add(REAL, SYNTHETIC, classes=CLASSES, counts={"NORMAL": 3}, limit=limit, seed=2)
+    assert added.real.tolist() == kept and counts(added) == {"NORMAL": (10, 3, 0), "PNEUMONIA": (8, 0, 0)}
+    repeated = mix.duplicate_real(REAL, None, classes=CLASSES, counts=None, to=20, limit=limit, seed=2)
+    assert set(repeated.real.tolist()) == set(kept)
+    assert counts(repeated) == {"NORMAL": (10, 0, 10), "PNEUMONIA": (8, 0, 12)}
 
 
 def test_same_seed_same_choice() -> None:
@@ -82,6 +109,12 @@ def test_same_seed_same_choice() -> None:
         ).synthetic.tolist()
 
     assert draw(0) == draw(0) != draw(1)
+
+    def keep(seed: int) -> list[int]:
+        return mix.real_only(REAL, None, classes=CLASSES, limit={"PNEUMONIA": 9}, seed=seed).real.tolist()
+
+    assert keep(0) == keep(0) != keep(1)
+    assert keep(0)[:10] == list(range(10)) and keep(0) == sorted(set(keep(0)))
 
 
 def test_too_few_synthetic_images_say_how_many_to_make() -> None:
@@ -97,11 +130,17 @@ def test_wrong_counts_are_refused() -> None:
     with pytest.raises(UserError, match="did you mean 'PNEUMONIA'"):
         mix.add(REAL, SYNTHETIC, classes=CLASSES, counts={"PNEUMONA": 1}, seed=0)
     with pytest.raises(UserError, match=r"mix\.counts is empty.*NORMAL:100"):
-        mix.duplicate_real(REAL, SYNTHETIC, classes=CLASSES, counts=None, seed=0)
+        mix.duplicate_real(REAL, SYNTHETIC, classes=CLASSES, counts=None, to=None, seed=0)
     with pytest.raises(UserError, match="expected 0 or more"):
         mix.add(REAL, SYNTHETIC, classes=CLASSES, counts={"NORMAL": -1}, seed=0)
     with pytest.raises(UserError, match="no training image of class NORMAL"):
-        mix.duplicate_real(REAL[10:], None, classes=CLASSES, counts={"NORMAL": 5}, seed=0)
+        mix.duplicate_real(REAL[10:], None, classes=CLASSES, counts={"NORMAL": 5}, to=None, seed=0)
+    with pytest.raises(UserError, match=r"mix\.counts or mix\.to, not both"):
+        mix.duplicate_real(REAL, None, classes=CLASSES, counts={"NORMAL": 5}, to="max", seed=0)
+    with pytest.raises(UserError, match=r"mix\.limit names the class.*did you mean 'NORMAL'"):
+        mix.real_only(REAL, None, classes=CLASSES, limit={"NORML": 5}, seed=0)
+    with pytest.raises(UserError, match=r"mix\.limit needs exactly one class per image"):
+        mix.real_only(np.ones((3, 2), np.float32), None, classes=CLASSES, limit={"NORMAL": 1}, seed=0)
     with pytest.raises(UserError, match="exactly one class per image"):
         mix.undersample(np.ones((3, 2), np.float32), None, classes=CLASSES, seed=0)
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from cxr.data.grouping import groups_of, strata
+from cxr.data.index import label_names
 from cxr.data.split import Split, check_disjoint, holdout, kfold, official, overlaps, patient, stratified
 from cxr.errors import UserError
 
@@ -49,7 +50,7 @@ def index() -> pd.DataFrame:
 MAKERS: dict[str, Callable[[pd.DataFrame, int], Split]] = {
     "patient": lambda index, seed: patient(index, val=0.1, test=0.2, seed=seed),
     "stratified": lambda index, seed: stratified(index, val=0.1, test=0.2, group="patient", seed=seed),
-    "kfold": lambda index, seed: kfold(index, folds=5, fold=2, val=0.125, seed=seed),
+    "kfold": lambda index, seed: kfold(index, folds=5, fold=2, val=0.125, max_test=None, seed=seed),
 }
 
 
@@ -159,8 +160,59 @@ def test_official_val_is_drawn_from_train_and_val_and_test_stays(index: pd.DataF
 
 
 def test_folds_test_every_image_once(index: pd.DataFrame) -> None:
-    tests = [kfold(index, folds=5, fold=fold, val=0.1, seed=1).parts["test"] for fold in range(5)]
+    tests = [
+        kfold(index, folds=5, fold=fold, val=0.1, max_test=None, seed=1).parts["test"] for fold in range(5)
+    ]
     assert sorted(np.concatenate(tests)) == list(range(600))
+
+
+def test_all_folds_name_one_cross_validation(index: pd.DataFrame) -> None:
+    def whole(fold: int, val: float = 0.1, seed: int = 1, max_test: dict[str, int] | None = None) -> Any:
+        return kfold(index, folds=5, fold=fold, val=val, max_test=max_test, seed=seed).kfold
+
+    one = whole(0)
+    assert one == whole(4) and (one["folds"], one["name"]) == (5, "kfold(5,val=0.1,seed=1)")
+    limited = {label_names(index)[0]: 3}
+    others = [whole(0, val=0.2), whole(0, seed=2), whole(0, max_test=limited)]
+    assert len({o["fingerprint"] for o in [one, *others]}) == 4
+    assert patient(index, val=0.1, test=0.2, seed=0).kfold is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_at_most_so_many_test_images_by_moving_whole_patients(index: pd.DataFrame, seed: int) -> None:
+    # a third of the patients have images of both classes, and twenty images no class at all
+    rng = np.random.default_rng(seed)
+    flip = rng.random(600) < 0.1
+    index.loc[flip, ["label:N", "label:P"]] = index.loc[flip, ["label:P", "label:N"]].to_numpy()
+    index.loc[rng.permutation(600)[:20], ["label:N", "label:P"]] = 0.0
+    groups = groups_of(index)
+    full = kfold(index, folds=5, fold=1, val=0, max_test=None, seed=seed).parts
+    for limits in ({"N": 10}, {"N": 10, "P": 40}, {"P": 0}, {"N": 900}):
+        split = kfold(index, folds=5, fold=1, val=0, max_test=limits, seed=seed)
+        test = split.parts["test"]
+        assert set(test) <= set(full["test"])
+        assert sorted([*test, *split.parts["train"]]) == list(range(600))
+        assert not set(groups[test]) & set(groups[split.parts["train"]])
+        moved = index.iloc[np.setdiff1d(full["test"], test)]
+        for name in ("N", "P"):
+            if name not in limits:  # a patient with an image that may stay, stays
+                assert not moved[f"label:{name}"].any()
+            n, before = (int(index[f"label:{name}"].iloc[rows].sum()) for rows in (test, full["test"]))
+            if n > limits.get(name, 600):
+                assert any(f"{n} test images of {name}" in warning for warning in split.warnings)
+                assert n < before
+        assert (moved[["label:N", "label:P"]].sum(axis=1) == 1).all()
+    assert np.array_equal(test, full["test"]), "a limit that does not bind changes nothing"
+
+
+def test_max_test_is_met_exactly_and_drawn_by_the_seed() -> None:
+    index = make([f"p{i}" for i in range(500)], [int(i >= 100) for i in range(500)])
+    tests = [
+        kfold(index, folds=5, fold=0, val=0.1, max_test={"P": 20}, seed=s).parts["test"] for s in (0, 0, 1)
+    ]
+    assert [int(index["label:P"].iloc[rows].sum()) for rows in tests] == [20, 20, 20]
+    assert [len(rows) for rows in tests] == [40, 40, 40]
+    assert np.array_equal(tests[0], tests[1]) and not np.array_equal(tests[0], tests[2])
 
 
 def test_by_image_lets_patients_cross_and_says_so(index: pd.DataFrame) -> None:
@@ -193,9 +245,17 @@ def test_holdout_reads_a_csv_and_refuses_strangers_and_relatives(index: pd.DataF
         (lambda i: patient(i, val=0.6, test=0.4, seed=0), "leaves none to train on"),
         (lambda i: patient(i.assign(patient_id=None), val=0.1, test=0.2, seed=0), "split=stratified"),
         (lambda i: official(i, val=None, on_overlap="refuse", seed=0), "ships no split"),
-        (lambda i: kfold(i, folds=5, fold=5, val=0.1, seed=0), r"split\.fold is 5"),
-        (lambda i: kfold(i, folds=1, fold=0, val=0.1, seed=0), r"split\.folds is 1"),
-        (lambda i: kfold(i, folds=599, fold=0, val=0.1, seed=0), "groups of images cannot make 599 folds"),
+        (lambda i: kfold(i, folds=5, fold=5, val=0.1, max_test=None, seed=0), r"split\.fold is 5"),
+        (lambda i: kfold(i, folds=1, fold=0, val=0.1, max_test=None, seed=0), r"split\.folds is 1"),
+        (
+            lambda i: kfold(i, folds=5, fold=0, val=0.1, max_test={"Q": 1}, seed=0),
+            r"max_test names the class 'Q'",
+        ),
+        (lambda i: kfold(i, folds=5, fold=0, val=0.1, max_test={"P": -1}, seed=0), r"max_test\.P is -1"),
+        (
+            lambda i: kfold(i, folds=599, fold=0, val=0.1, max_test=None, seed=0),
+            "groups of images cannot make 599 folds",
+        ),
     ],
 )
 def test_mistakes_name_the_override(index: pd.DataFrame, make_split: Any, message: str) -> None:
