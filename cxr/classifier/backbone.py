@@ -1,6 +1,8 @@
 """Transfer learning: any timm network, frozen or not, under one of the papers' heads.
 
 Heads:
+    own       the network's own layers before its last one, which train or are frozen with it → dropout → dense.
+              Under vgg16 its two dense layers of 4,096: the original of acrnet's baseline.
     linear    global average pool → dropout → dense. With dropout 0 that of `densenet14` (densenet121 or
               resnet50, frozen → pool → dense 14); also the field's usual choice.
     talukdar  conv 256 k3 → flatten → dense 1024 → dense 512 → dropout 0.2 → dense (Talukdar et al.).
@@ -26,7 +28,7 @@ from cxr.errors import UserError
 
 __all__ = ["Backbone", "Head"]
 
-Head = Literal["linear", "talukdar", "covidgan_vgg16", "covidgan_resnet50"]
+Head = Literal["own", "linear", "talukdar", "covidgan_vgg16", "covidgan_resnet50"]
 
 
 class Backbone(Classifier):
@@ -56,7 +58,7 @@ class Backbone(Classifier):
     ) -> None:
         super().__init__()
         self.image_size_px, self.channels, self.n_outputs = image_size_px, channels, n_outputs
-        self.frozen = frozen
+        self.frozen, self.own = frozen, head == "own"
         download = pretrained and checkpoint_path is None
         self.body: Any = create_body(name, image_size_px, channels, download)
         self._nhwc = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
@@ -95,11 +97,18 @@ class Backbone(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, channels, H, W) in [-1, 1] to logits (B, n_outputs)."""
-        logits: Tensor = self.head(self.features(images))
+        logits: Tensor = self.head(self._before_head(self.features(images)))
         return logits
 
+    def _before_head(self, maps: Tensor) -> Tensor:
+        """Apply what the network itself has between its maps and its last layer, for the head `own`."""
+        if not self.own or maps.ndim != 4:
+            return maps
+        x: Tensor = self.body.forward_head(maps.permute(0, 2, 3, 1) if self._nhwc else maps, pre_logits=True)
+        return x
+
     def _settle(self) -> torch.Size:
-        """Return the shape of one image's features; drop the body's parts that made no contribution.
+        """Return the shape of what the head takes of one image; drop the body's parts that made no contribution.
 
         Without it VGG16 would carry its 120 M dense parameters, unused, into every checkpoint.
         """
@@ -111,7 +120,8 @@ class Backbone(Classifier):
         handles = [m.register_forward_hook(note) for m in self.body.modules()]
         self.eval()
         with torch.no_grad():
-            shape = self.features(torch.zeros(1, self.channels, self.image_size_px, self.image_size_px)).shape
+            image = torch.zeros(1, self.channels, self.image_size_px, self.image_size_px)
+            shape = self._before_head(self.features(image)).shape
         for handle in handles:
             handle.remove()
         for child_name, child in list(self.body.named_children()):
@@ -135,6 +145,8 @@ def _make_head(head: Head, name: str, shape: torch.Size, n_outputs: int, dropout
     pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if len(shape) == 3 else []
     if head == "linear":
         return nn.Sequential(*pool, nn.Dropout(dropout), nn.Linear(shape[0], n_outputs))
+    if head == "own":
+        return nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(shape.numel(), n_outputs))
     if head == "covidgan_vgg16":
         return nn.Sequential(
             nn.Flatten(),

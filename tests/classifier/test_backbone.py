@@ -41,7 +41,7 @@ def n_parameters(network: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
-@pytest.mark.parametrize("head", ["linear", "talukdar", "covidgan_vgg16", "covidgan_resnet50"])
+@pytest.mark.parametrize("head", ["own", "linear", "talukdar", "covidgan_vgg16", "covidgan_resnet50"])
 def test_one_step_reaches_every_trainable_parameter(name: str, head: str) -> None:
     network = make(name=name, head=head, n_outputs=3)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
@@ -69,6 +69,20 @@ def test_parameter_counts() -> None:
 def test_vgg16_leaves_its_dense_layers_behind() -> None:
     body = make(name="vgg16", image_size_px=32).body
     assert n_parameters(body) == 14_714_688  # Keras' VGG16(include_top=False)
+
+
+def test_vgg16_with_its_own_dense_layers_is_the_original() -> None:
+    with torch.device("meta"):
+        network = make(name="vgg16", image_size_px=224, head="own", n_outputs=1000)
+    assert n_parameters(network) == 138_357_544
+
+
+def test_own_layers_are_timms() -> None:
+    network = make(name="swin_tiny_patch4_window7_224", image_size_px=224, head="own").eval()
+    x = images(size=224, n=1)
+    with torch.no_grad():
+        body = network.body(x * network.scale + network.shift)
+        torch.testing.assert_close(network(x), network.head(body))
 
 
 def test_covidgan_vgg16_has_the_papers_counts() -> None:
