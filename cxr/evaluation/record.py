@@ -17,6 +17,7 @@ import pandas as pd
 from cxr.files import atomic_path, write_json
 from cxr.metric.bootstrap import INTERVAL, draw_patients, estimate
 from cxr.metric.classification import confusion_matrix, decide
+from cxr.metric.resample import Resamples
 from cxr.metric.result import (
     PREDICTIONS,
     RESULT,
@@ -33,6 +34,7 @@ __all__ = [
     "build_record",
     "check_predictions",
     "check_result",
+    "lacking_warnings",
     "one_class_warning",
     "read_predictions",
     "read_result",
@@ -53,6 +55,11 @@ class RunFacts:
         leakage: None, or what the leak guard was told to let pass.
         protocol: facts that make scores comparable (image size, choice of checkpoint, …); added to ours.
         warnings: whatever training or loading found.
+        kfold: of which cross-validation `fold` is one (see `cxr.data.split.Split`); None without folds.
+        training: how long and on how much it trained: {"epochs", "max_epochs", "images", …}; and "accuracy" and
+            "loss" of its last epoch, running means while it trained, as Keras prints them. The two become
+            the scores train_accuracy and train_loss; n is the training images and they have no interval.
+        departures: "key: experiment → run" for each value that is not the experiment file's; None: not known.
     """
 
     run: str
@@ -73,6 +80,9 @@ class RunFacts:
     leakage: str | None = None
     protocol: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    kfold: Mapping[str, Any] | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    departures: tuple[str, ...] | None = ()
 
 
 def build_record(
@@ -107,15 +117,14 @@ def build_record(
         warnings.append(
             f"{n_lone} of {len(patients)} test images have no patient id; each was resampled as its own"
         )
-    undefined = {name: score.n_undefined for name, score in found.items() if score.value is not None}
-    if most := max(undefined.values(), default=0):
-        names = ", ".join(name for name, n in undefined.items() if n)
-        warnings.append(f"up to {most} of {n_resamples} resamples lack a class and were left out for {names}")
+    warnings += lacking_warnings(target, resamples, classes, multi_label=multi_label)
     for name, score in found.items():
         if score.value is None:
             warnings.append(
-                f"{name} is not defined on this test set (a class has no positive or no negative image)"
+                f"{name} is not defined on this test set (a class has fewer than two positive or two negative images)"
             )
+    training = dict(facts.training)
+    learned = {f"train_{name}": training.pop(name, None) for name in ("accuracy", "loss")}
     record = {
         "schema": SCHEMA,
         "paper": facts.paper,
@@ -125,6 +134,7 @@ def build_record(
         "weights": facts.weights,
         "seed": facts.seed,
         "fold": facts.fold,
+        "kfold": None if facts.kfold is None else dict(facts.kfold),
         "run": facts.run,
         "config_hash": facts.config_hash,
         "split_fingerprint": facts.split_fingerprint,
@@ -140,13 +150,40 @@ def build_record(
             "bootstrap_seed": bootstrap_seed,
             "multi_label": multi_label,
         },
-        "metrics": {name: score.to_record() for name, score in found.items()},
+        "metrics": {
+            **{name: score.to_record() for name, score in found.items()},
+            **{
+                name: {"value": value, "low": None, "high": None, "n": training["images"], "n_patients": None}
+                for name, value in learned.items()
+                if value is not None
+            },
+        },
         "confusion": [] if multi_label else confusion_matrix(target, prob, threshold=threshold).tolist(),
         "warnings": warnings,
         "wall_s": float(facts.wall_s),
+        "training": training,
+        "departures": None if facts.departures is None else list(facts.departures),
         "leakage": facts.leakage,
     }
     return check_result(record, facts.run)
+
+
+def lacking_warnings(
+    target: npt.NDArray[np.float64], resamples: Resamples, classes: Sequence[str], *, multi_label: bool
+) -> list[str]:
+    """Return in how many resamples classes have no positive (or no negative) image though the test set has some."""
+    warnings = []
+    n_resamples = len(resamples.weights)
+    for kind, found in (("positives", target == 1), ("negatives", (target == 0) & multi_label)):
+        of_patient = np.zeros((resamples.n_patients, len(classes)))
+        np.add.at(of_patient, resamples.groups, found)
+        lacking = (resamples.weights @ of_patient == 0).sum(axis=0) * found.any(axis=0)
+        if lacking.any():
+            names = ", ".join(name for name, n in zip(classes, lacking, strict=True) if n)
+            warnings.append(
+                f"up to {lacking.max()} of {n_resamples} resamples lack {kind} of {names}: left out of their scores"
+            )
+    return warnings
 
 
 def one_class_warning(

@@ -14,27 +14,48 @@ deviation, and `low_seeds`, `high_seeds`, an interval that also draws seeds with
 widened by sqrt(k / (k - 1)) so that its variance is the unbiased one. With 2 to 5 seeds even that interval is
 on the narrow side (it is normal, not Student): read it as a lower bound of the uncertainty.
 
-Resamples in which a score is not defined (a rare class was not drawn) are left out and counted.
+Cross-validation. A seed has one model per fold, and each fold its own test images. The score of a seed is the
+unweighted mean over the folds of the score on the fold's images (the papers' "5-fold mean"), not the score of all
+images pooled, since probabilities of different models share no scale. Patients are drawn within each fold, as many
+as it has, independently of the other folds: the folds are strata, and a patient lies in one fold only. Resample r
+of the mean is the mean over folds of their r-th resamples; seeds are then averaged and drawn as above, a seed being
+all its folds. The interval holds for these models on these folds. It does not cover how the scores vary with the
+partition into folds, and folds share most of their training images, which no estimator from one partition can
+make up for (Bengio & Grandvalet 2004).
+
+A score that a fold's test images do not define (a class is absent) is averaged over the folds that define it;
+their number is `n_folds`. Resamples that do not define it in one of those are left out and counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cxr.metric.classification import metric_names, weighted_scores
+from cxr.metric.resample import Resamples, draw_patients
 
-__all__ = ["INTERVAL", "Estimate", "Resamples", "draw_patients", "estimate", "paired_difference"]
+__all__ = [
+    "INTERVAL",
+    "Answers",
+    "Estimate",
+    "Resamples",
+    "draw_patients",
+    "estimate",
+    "estimate_folds",
+    "paired_difference",
+    "paired_difference_folds",
+]
 
 INTERVAL = "95 % patient bootstrap"
 _TAILS = (2.5, 97.5)
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -49,6 +70,7 @@ class Estimate:
         n, n_patients: test images and patients.
         n_seeds: runs averaged (the smaller count, for a difference).
         n_undefined: resamples left out.
+        n_folds: test sets that define the score; 1 without cross-validation, 0 where none does.
     """
 
     value: float | None
@@ -61,6 +83,7 @@ class Estimate:
     n_patients: int
     n_seeds: int
     n_undefined: int
+    n_folds: int = 1
 
     @property
     def seed_std(self) -> float | None:
@@ -79,39 +102,18 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Resamples:
-    """Which patient each image belongs to, (N,) in [0, P), and how often each resample drew it, (R, P)."""
+class Answers:
+    """A test set (all of it, or a fold) and what the model of each seed answers on it.
 
-    groups: Ints
-    weights: Floats
-    seed: int
+    Attributes:
+        target: (N, C) of 0, 1 (NaN where unknown, multi-label only).
+        probs: one (N, C) table of probabilities per seed, rows in the order of `target`.
+        resamples: of its patients.
+    """
 
-    @property
-    def n_patients(self) -> int:
-        """How many patients the test images come from."""
-        return int(self.weights.shape[1])
-
-
-def draw_patients(patients: Sequence[str | None], *, n_resamples: int, seed: int) -> Resamples:
-    """Draw patients with replacement `n_resamples` times; one id per image, None = a patient of its own."""
-    if len(patients) == 0 or n_resamples < 1:
-        raise ValueError("needs at least one image and one resample")
-    known = sorted(
-        {p for p in patients if isinstance(p, str) and p}
-    )  # sorted: the draw does not depend on the row order
-    position = {p: i for i, p in enumerate(known)}
-    groups = np.empty(len(patients), dtype=np.int64)
-    n_groups = len(known)
-    for i, patient in enumerate(patients):
-        if isinstance(patient, str) and patient:  # None, NaN and "" are no ids
-            groups[i] = position[patient]
-        else:
-            groups[i], n_groups = n_groups, n_groups + 1
-    rng = np.random.default_rng(seed)
-    weights = np.empty((n_resamples, n_groups))
-    for r in range(n_resamples):
-        weights[r] = np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups)
-    return Resamples(groups, weights, seed)
+    target: npt.ArrayLike
+    probs: Sequence[npt.ArrayLike]
+    resamples: Resamples
 
 
 def estimate(
@@ -131,19 +133,29 @@ def estimate(
         probs: one (N, C) table of probabilities per seed, rows in the order of `target`.
         names: the scores wanted; all when None.
     """
-    arm = _Arm(target, probs, classes, resamples, multi_label, threshold, names)
-    rng = np.random.default_rng([resamples.seed, 1])
-    return {
-        name: _estimate(
-            float(arm.value[name].mean()),
-            tuple(arm.value[name].tolist()),
-            arm.drawn[name].mean(0),
-            arm.with_seeds(name, rng),
-            arm.value[name].size,
-            resamples,
+    tested = [Answers(target, probs, resamples)]
+    return estimate_folds(tested, classes, multi_label=multi_label, threshold=threshold, names=names)
+
+
+def estimate_folds(
+    folds: Sequence[Answers],
+    classes: Sequence[str],
+    *,
+    multi_label: bool,
+    threshold: float,
+    names: Sequence[str] | None = None,
+) -> dict[str, Estimate]:
+    """Return each score with its intervals for a cross-validation; every fold has the same seeds."""
+    arm = _Arm(folds, classes, multi_label, threshold, names)
+    rng = np.random.default_rng([folds[0].resamples.seed, 1])
+    found = {}
+    for name in arm.names:
+        values, drawn, both = arm.value[name], arm.drawn[name].mean(0), arm.with_seeds(name, rng)
+        per_seed = tuple(values.tolist())
+        found[name] = _estimate(
+            float(values.mean()), per_seed, drawn, both, values.size, folds, arm.n_folds[name]
         )
-        for name in arm.names
-    }
+    return found
 
 
 def paired_difference(
@@ -162,9 +174,28 @@ def paired_difference(
     Seeds of the two arms are drawn independently of each other: equal seeds do not make trainings on unlike
     training sets alike. `per_seed` still lists A minus B seed by seed where both have as many.
     """
-    a = _Arm(target, probs_a, classes, resamples, multi_label, threshold, names)
-    b = _Arm(target, probs_b, classes, resamples, multi_label, threshold, names)
-    rng = np.random.default_rng([resamples.seed, 2])
+    folds_a, folds_b = [Answers(target, probs_a, resamples)], [Answers(target, probs_b, resamples)]
+    return paired_difference_folds(
+        folds_a, folds_b, classes, multi_label=multi_label, threshold=threshold, names=names
+    )
+
+
+def paired_difference_folds(
+    folds_a: Sequence[Answers],
+    folds_b: Sequence[Answers],
+    classes: Sequence[str],
+    *,
+    multi_label: bool,
+    threshold: float,
+    names: Sequence[str] | None = None,
+) -> dict[str, Estimate]:
+    """Return score(A) - score(B) of two arms with the same folds; fold by fold they share the resamples."""
+    drawn = [[fold.resamples.weights for fold in folds] for folds in (folds_a, folds_b)]
+    if len(folds_a) != len(folds_b) or not all(map(np.array_equal, *drawn)):
+        raise ValueError("arms are paired on the same folds and the same resamples")
+    a = _Arm(folds_a, classes, multi_label, threshold, names)
+    b = _Arm(folds_b, classes, multi_label, threshold, names)
+    rng = np.random.default_rng([folds_a[0].resamples.seed, 2])
     found = {}
     for name in a.names:
         with_a, with_b = a.with_seeds(name, rng), b.with_seeds(name, rng)
@@ -176,44 +207,39 @@ def paired_difference(
             a.drawn[name].mean(0) - b.drawn[name].mean(0),
             both,
             min(values_a.size, values_b.size),
-            resamples,
+            folds_a,
+            a.n_folds[name],
         )
     return found
 
 
 class _Arm:
-    """Scores of all seeds of one arm: `value[name]` (S,) on all images, `drawn[name]` (S, R) per resample."""
+    """Scores of all seeds of one arm: `value[name]` (S,) on all images, `drawn[name]` (S, R) per resample.
+
+    Both are means over the folds that define the score, `n_folds[name]` of them.
+    """
 
     def __init__(
         self,
-        target: npt.ArrayLike,
-        probs: Sequence[npt.ArrayLike],
+        folds: Sequence[Answers],
         classes: Sequence[str],
-        resamples: Resamples,
         multi_label: bool,
         threshold: float,
         names: Sequence[str] | None,
     ) -> None:
-        if not probs:
-            raise ValueError("needs the predictions of at least one run")
-        everyone = np.ones((1, resamples.n_patients))
-        weights = np.concatenate([everyone, resamples.weights])
-        tables: list[Mapping[str, Floats]] = [
-            weighted_scores(
-                target,
-                prob,
-                classes,
-                multi_label=multi_label,
-                threshold=threshold,
-                groups=resamples.groups,
-                weights=weights,
-                names=names,
-            )
-            for prob in probs
-        ]
-        self.names = [n for n in metric_names(classes) if n in tables[0]]
-        self.value = {n: np.array([t[n][0] for t in tables]) for n in self.names}
-        self.drawn = {n: np.stack([t[n][1:] for t in tables]) for n in self.names}
+        if not folds or not folds[0].probs or len({len(fold.probs) for fold in folds}) > 1:
+            raise ValueError("needs the predictions of at least one run, and of as many in every fold")
+        tables = [_tables(fold, classes, multi_label, threshold, names) for fold in folds]
+        self.names = [n for n in metric_names(classes) if n in tables[0][0]]
+        self.n_folds: dict[str, int] = {}
+        self.value: dict[str, Floats] = {}
+        self.drawn: dict[str, Floats] = {}
+        for name in self.names:
+            scored = np.stack([[table[name] for table in of_fold] for of_fold in tables])  # (F, S, 1 + R)
+            defined = ~np.isnan(scored[:, :, 0]).any(axis=1)  # a question of the targets, alike in all seeds
+            mean = scored[defined].mean(axis=0) if defined.any() else scored[0]
+            self.n_folds[name] = int(defined.sum())
+            self.value[name], self.drawn[name] = mean[:, 0], mean[:, 1:]
 
     def with_seeds(self, name: str, rng: np.random.Generator) -> Floats | None:
         """Means (R,) over seeds drawn with replacement, spread corrected for their small number."""
@@ -226,13 +252,26 @@ class _Arm:
         return np.asarray(mean + np.sqrt(k / (k - 1)) * (picked - mean))
 
 
+def _tables(
+    tested: Answers, classes: Sequence[str], multi_label: bool, threshold: float, names: Sequence[str] | None
+) -> list[Mapping[str, Floats]]:
+    """Return each seed's scores (1 + R,): on all images, then per resample."""
+    resamples = tested.resamples
+    weights = np.concatenate([np.ones((1, resamples.n_patients)), resamples.weights])
+    scored = partial(
+        weighted_scores, classes=classes, multi_label=multi_label, threshold=threshold, names=names
+    )
+    return [scored(tested.target, prob, groups=resamples.groups, weights=weights) for prob in tested.probs]
+
+
 def _estimate(
     value: float,
     per_seed: tuple[float, ...],
     means: Floats,
     both: Floats | None,
     n_seeds: int,
-    resamples: Resamples,
+    folds: Sequence[Answers],
+    n_folds: int,
 ) -> Estimate:
     defined = not np.isnan(value)
     low, high = _interval(means) if defined else (None, None)
@@ -244,10 +283,11 @@ def _estimate(
         low_seeds=low_seeds,
         high_seeds=high_seeds,
         per_seed=per_seed if defined else (),
-        n=int(resamples.groups.size),
-        n_patients=resamples.n_patients,
+        n=sum(int(fold.resamples.groups.size) for fold in folds),
+        n_patients=sum(fold.resamples.n_patients for fold in folds),
         n_seeds=n_seeds,
         n_undefined=int(np.isnan(means).sum()),
+        n_folds=n_folds,
     )
 
 

@@ -9,8 +9,9 @@ Conventions, tested against scikit-learn:
   single-label, more classes: the most probable one; multi-label: each label above `threshold`.
 - precision of a class that is never predicted is 0 (scikit-learn's `zero_division=0`; it is what makes the
   .36 of a one-class model); a class with no image in the target has no recall, so no macro score exists.
-- AUROC and AUPRC (average precision, no interpolation) need at least one positive and one negative; the
-  mean AUROC over the classes exists where each of them does.
+- AUROC and AUPRC (average precision, no interpolation) need at least two positive and two negative images: with
+  one, the score is the rank of one image, and every resample that draws it says the same. The mean AUROC over
+  the classes exists where each of them does.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ __all__ = [
 METRICS = ("accuracy", "precision_macro", "recall_macro", "f1_macro")
 WEIGHTED = ("precision_weighted", "recall_weighted", "f1_weighted")  # by the images of each class
 PER_CLASS = ("precision", "recall", "f1", "auroc", "auprc")  # each a name "<score>/<class>"
+FEWEST = 2  # images of either kind that a ranking needs
 _CHUNK = 2_000_000  # weights held at once (resamples × images), 16 MB
 
 Floats = npt.NDArray[np.float64]
@@ -65,23 +67,23 @@ def confusion_matrix(target: npt.ArrayLike, prob: npt.ArrayLike, *, threshold: f
 
 
 def auroc(target: npt.ArrayLike, score: npt.ArrayLike) -> float | None:
-    """Area under the ROC curve of (N,) 0/1 targets, ties counted half; None with one class only."""
+    """Area under the ROC curve of (N,) 0/1 targets, ties counted half; None below two of a class."""
     y, s = _binary(target, score)
     return _optional(_ranked(y, s, np.ones((1, y.size)), np.arange(y.size))[0][0])
 
 
 def auprc(target: npt.ArrayLike, score: npt.ArrayLike) -> float | None:
-    """Average precision, sum over thresholds of (recall step × precision); None with one class only."""
+    """Average precision, sum over thresholds of (recall step × precision); None below two of a class."""
     y, s = _binary(target, score)
     return _optional(_ranked(y, s, np.ones((1, y.size)), np.arange(y.size))[1][0])
 
 
 def roc_points(target: npt.ArrayLike, score: npt.ArrayLike) -> tuple[Floats, Floats] | None:
-    """Return (false positive rate, true positive rate), each (K,) from 0 to 1; None with one class only."""
+    """Return (false positive rate, true positive rate), each (K,) from 0 to 1; None below two of a class."""
     y, s = _binary(target, score)
-    n_positive = int(y.sum())
-    if n_positive in (0, y.size):
+    if not _enough(y):
         return None
+    n_positive = int(y.sum())
     order = np.argsort(-s, kind="stable")
     last = np.flatnonzero(np.r_[np.diff(s[order]) != 0, True])
     true_positive = np.cumsum(y[order])[last]
@@ -188,7 +190,7 @@ def _ranked(y: Bools, score: Floats, weights: Floats, groups: Ints) -> tuple[Flo
     """AUROC and average precision of every resample (R,), from one sort; ties share one threshold."""
     n_resamples = weights.shape[0]
     area, precision = np.full(n_resamples, np.nan), np.full(n_resamples, np.nan)
-    if not y.any() or y.all():
+    if not _enough(y):
         return area, precision
     order = np.argsort(-score, kind="stable")
     y, groups = y[order], groups[order]
@@ -210,6 +212,11 @@ def _ranked(y: Bools, score: Floats, weights: Floats, groups: Ints) -> tuple[Flo
         area[first : first + rows] = np.where(defined, a, np.nan)
         precision[first : first + rows] = np.where(defined, b, np.nan)
     return area, precision
+
+
+def _enough(y: Bools) -> bool:
+    """Say whether a ranking of these images is one: at least two positive and two negative."""
+    return bool(min(y.sum(), (~y).sum()) >= FEWEST)
 
 
 def _binary(target: npt.ArrayLike, score: npt.ArrayLike) -> tuple[Bools, Floats]:

@@ -18,6 +18,7 @@ from cxr.errors import UserError
 from cxr.files import read_json
 
 __all__ = [
+    "HEATMAPS",
     "PREDICTIONS",
     "RESULT",
     "SCHEMA",
@@ -28,12 +29,14 @@ __all__ = [
     "tables",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
 RESULT = "result.json"
 PREDICTIONS = "predictions.parquet"
+HEATMAPS = "figures/gradcam/gradcam.json"  # what the pictures beside it show
 TARGET, PROB = "target:", "prob:"
 
-# every key of a record and the type of its value; `weights` says what the network started from
+# every key of a record and the type of its value; `weights` says what the network started from, `kfold` of which
+# cross-validation `fold` is one, `departures` in what the run differs from its experiment file (None: not known)
 KEYS: dict[str, tuple[type, ...]] = {
     "schema": (int,),
     "paper": (str, type(None)),
@@ -43,6 +46,7 @@ KEYS: dict[str, tuple[type, ...]] = {
     "weights": (str, type(None)),
     "seed": (int,),
     "fold": (int, type(None)),
+    "kfold": (dict, type(None)),
     "run": (str,),
     "config_hash": (str,),
     "split_fingerprint": (str,),
@@ -55,6 +59,8 @@ KEYS: dict[str, tuple[type, ...]] = {
     "confusion": (list,),
     "warnings": (list,),
     "wall_s": (int, float),
+    "training": (dict,),
+    "departures": (list, type(None)),
     "leakage": (str, type(None)),
 }
 

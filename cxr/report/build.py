@@ -1,4 +1,4 @@
-"""Builds a report folder: report.html, its tables as CSV, Markdown and LaTeX, its figures as SVG."""
+"""Builds a report folder: report.html and report.md, its tables as CSV, Markdown and LaTeX, its figures as SVG."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ import pandas as pd
 
 from cxr.errors import UserError
 from cxr.files import write_text
-from cxr.report import export, html
-from cxr.report.difference import Difference, compare_arms, summary
+from cxr.report import export, html, notes
+from cxr.report.bars import counts_figure, scores_figure
+from cxr.report.difference import Difference, compare_arms, summary, unpaired
+from cxr.report.document import bullets, document
 from cxr.report.figure import confusion_figure, curve_figure, forest_figure, roc_figure
-from cxr.report.provenance import counts_grid, run_entry, synthetic_entry, synthetic_sets
+from cxr.report.figure_labels import label_figures
+from cxr.report.gallery import gallery
+from cxr.report.generative import beside_published, scores_of, scores_section
+from cxr.report.provenance import counts_grid, run_entry, runs_grid, synthetic_entry, synthetic_sets
 from cxr.report.published import PublishedPaper, load_published, published_papers
 from cxr.report.runs import Arm, group_runs, load_run
 from cxr.report.spec import ReportSpec, arm_name, generic_spec
@@ -20,16 +25,28 @@ from cxr.report.table import Table, build_table, metric_title
 
 __all__ = ["build_report"]
 
+MOST_PANELS = 4  # labels that have a ROC figure each beside that of all labels
+
 METHOD = """
 Every score is the mean over seeds of the score on all test images. Its 95 % interval resamples patients
 (all images of a drawn patient together, the same draws for every seed and arm), takes percentiles, and holds
 for these trained models. SD is the standard deviation over seeds.
+
+In a cross-validation the score of a seed is the mean over its folds of the score on the fold's test images;
+patients are drawn within each fold. The interval does not cover that the folds share training images, nor
+another partition into folds. A score that some folds do not define is the mean over the others, and the row
+says so. n is all tested images.
 
 Differences between arms are paired: both arms of a resample see the same patients. Where both arms have
 several seeds, a second interval draws seeds as well as patients; with few seeds it is still too narrow.
 
 Precision, recall and F1 are unweighted means over the classes; a class that is never predicted has precision
 0. AUPRC is the average precision. A score that a test set does not define is n/a.
+
+Training accuracy and loss are those of the last epoch: running means over its batches while the network still
+learns, drop-out and augmentation included, as Keras prints them, whichever checkpoint was tested. With several
+labels per image, accuracy is correct labels over labels times images. Their n is training images; they have no
+interval.
 
 The test images are real, held out, and the same in every arm of a model: ids, labels, patients, split
 fingerprint and evaluation protocol were compared before anything was averaged. GAN images and repeated images
@@ -44,7 +61,7 @@ def build_report(
 
     Args:
         runs: folders with result.json and predictions.parquet.
-        synthetic: synthetic sets whose sample grids to show.
+        synthetic: synthetic sets whose sample grids, and scores by score.py, to show.
         paper: key of the published values, or any name.
         spec: what to show; one table of everything found when None.
 
@@ -64,16 +81,27 @@ def build_report(
                 f"run {one.name} is of paper {one.result['paper']!r}, expected {paper!r}; leave it out"
             )
     arms = group_runs(loaded)
-    tables = [t for s in spec.tables if (t := build_table(s, arms, published, spec.lead_metric)) is not None]
+    scores = scores_of(synthetic)
+    extra = beside_published(scores, published, spec.lead_model)
+    tables = [
+        t for s in spec.tables if (t := build_table(s, arms, published, spec.lead_metric, extra)) is not None
+    ]
     differences = compare_arms(arms, spec.comparisons, spec.lead_metric, published)
-    sections = [("Results", _results(tables, published, out))]
+    results, results_md = _results(tables, published, out)
+    sections, sections_md = [("Results", results)], [("Results", results_md)]
     if differences:
-        sections.append(("Differences between arms", _differences(differences, out)))
+        shown, shown_md = _differences(differences, out)
+        sections.append(("Differences between arms", shown))
+        sections_md.append(("Differences between arms", [shown_md]))
     sections.append(("Curves and errors", _figures(arms, published, out)))
-    sections.append(("Images used", html.grid_table(*counts_grid(arms, published), numbers=(3, 4, 5, 6, 7))))
+    if maps := gallery(loaded):
+        sections.append(("Where the models look", maps))
+    sections.append(("Images used", _images_used(arms, published, out)))
     sets = synthetic_sets(synthetic)
     if sets:
         sections.append(("GAN images", "".join(synthetic_entry(one, out) for one in sets)))
+    if scored := scores_section(scores, out):
+        sections.append(("Scores of synthetic images", scored))
     sections.append(("How it was measured", _method(published)))
     sections.append(("Provenance", "".join(run_entry(one) for one in sorted(loaded, key=lambda r: r.name))))
     byline = (
@@ -81,71 +109,52 @@ def build_report(
         if published
         else f"{len(arms)} model and arm combinations"
     )
-    text = html.page(
-        spec.title,
-        f"cxr report · {paper}",
-        byline,
-        summary(spec, differences, len(arms)),
-        _top(arms, published),
-        sections,
-    )
+    lead, facts = summary(spec, differences, len(arms)), notes.facts(arms)
+    care = [*notes.care(arms, published), *unpaired(arms, spec.comparisons)]
+    top = html.facts(facts) + html.alarm("Read these rows with care", care)
     target = out / "report.html"
-    write_text(target, text)
+    write_text(target, html.page(spec.title, f"cxr report · {paper}", byline, lead, top, sections))
+    told = document(spec.title, byline, lead, facts, care, sections_md, runs_grid(loaded))
+    write_text(out / "report.md", told)
     return target
 
 
-def _top(arms: Sequence[Arm], published: PublishedPaper | None) -> str:
-    """Facts that hold for the whole report, and what a reader must know before the tables."""
-    runs = [run for arm in arms for run in arm.runs]
-    tests = sorted({(len(run.image_ids), _patients(run.patients)) for run in runs})
-    names = published.models if published else {}
-    marks = [
-        f"{names.get(arm.model, arm.model)}, {arm_name(arm.arm)}: {m}" for arm in arms for m in arm.marks
-    ]
-    return html.facts(
-        [
-            ("Runs", str(len(runs))),
-            ("Models", str(len({arm.model for arm in arms}))),
-            ("Arms", ", ".join(dict.fromkeys(arm_name(arm.arm) for arm in arms))),
-            ("Test images (patients)", ", ".join(f"{n:,} ({k:,})" for n, k in tests)),
-            ("Split", ", ".join(sorted({run.result["split_name"] for run in runs}))),
-            ("Interval", ", ".join(sorted({run.result["protocol"]["interval"] for run in runs}))),
-        ]
-    ) + html.alarm("Read these rows with care", marks)
-
-
-def _patients(patients: Sequence[str | None]) -> int:
-    known = {p for p in patients if p is not None}
-    return len(known) + sum(p is None for p in patients)
-
-
-def _results(tables: Sequence[Table], published: PublishedPaper | None, out: Path) -> str:
-    parts = []
+def _results(tables: Sequence[Table], published: PublishedPaper | None, out: Path) -> tuple[str, list[str]]:
+    """Return the tables as HTML and as Markdown; each is also left as files, which say all by themselves."""
+    parts, markdown = [], []
     for table in tables:
-        notes = []
-        if table.has_published and published is not None:
-            notes.append(f"† Printed by the paper, measured under another protocol: {published.protocol}.")
+        below, alone = notes.table_notes(table, published), notes.file_notes(table, published)
         head, body = export.to_grid(table)
         write_text(out / f"{table.name}.csv", export.to_csv(table))
-        write_text(out / f"{table.name}.md", export.to_markdown(table.title, head, body, notes))
-        write_text(out / f"{table.name}.tex", export.to_latex(table.title, head, body, notes))
+        write_text(out / f"{table.name}.md", export.to_markdown(table.title, head, body, alone))
+        write_text(out / f"{table.name}.tex", export.to_latex(table.title, head, body, alone))
+        markdown.append(export.to_markdown(table.title, head, body, below))
         parts.append(
-            html.heading(table.title) + html.result_table(table) + "".join(html.note(n) for n in notes)
+            html.heading(table.title) + html.result_table(table) + "".join(html.note(n) for n in below)
         )
+        bars = _saved(out, f"scores-{table.name}", scores_figure(table))
+        if bars is not None:
+            told = f"{table.title}: ours with 95 % intervals; diamonds are the paper's values."
+            parts.append(html.picture(bars, "svg+xml", told))
         parts.append(html.note(f"Beside this page as {table.name}.csv, .md and .tex."))
-    caveats = published.notes if published is not None else ()
-    return "".join(parts) + (
-        html.heading("About the published values") + html.bullets(caveats) if caveats else ""
-    )
+    lists = [("How ours were trained and tested", notes.ours(tables))]
+    lists.append(("About the published values", list(published.notes) if published is not None else []))
+    for title, items in lists:
+        if items:
+            parts.append(html.heading(title) + html.bullets(items))
+            markdown += [f"### {title}", bullets(items)]
+    return "".join(parts), markdown
 
 
-def _differences(differences: Sequence[Difference], out: Path) -> str:
+def _differences(differences: Sequence[Difference], out: Path) -> tuple[str, str]:
+    """Return the paired differences as HTML and as Markdown."""
     head, body = export.differences_grid(differences)
     score = metric_title(differences[0].metric).replace(" (%)", ", percentage points")
     title = f"Paired differences between arms: {score}"
+    alone = notes.difference_notes(differences)
     write_text(out / "differences.csv", export.differences_csv(differences))
-    write_text(out / "differences.md", export.to_markdown(title, head, body, []))
-    write_text(out / "differences.tex", export.to_latex(title, head, body, []))
+    write_text(out / "differences.md", export.to_markdown(title, head, body, alone))
+    write_text(out / "differences.tex", export.to_latex(title, head, body, alone))
     forest = _saved(out, "differences", forest_figure(differences))
     caption = (
         "Circle: mean over seeds; thick line: 95 % interval over patients; thin line: over patients and "
@@ -153,7 +162,8 @@ def _differences(differences: Sequence[Difference], out: Path) -> str:
     )
     picture = html.picture(forest, "svg+xml", caption) if forest else ""
     below = html.note("Beside this page as differences.csv, .md and .tex.")
-    return html.heading(title) + picture + html.grid_table(head, body, numbers=(2, 3, 4, 6, 7, 8)) + below
+    table = html.grid_table(head, body, numbers=(2, 3, 4, 6, 7, 8))
+    return html.heading(title) + picture + table + below, export.to_markdown(title, head, body, [])
 
 
 def _figures(arms: Sequence[Arm], published: PublishedPaper | None, out: Path) -> str:
@@ -162,15 +172,22 @@ def _figures(arms: Sequence[Arm], published: PublishedPaper | None, out: Path) -
         mine = [arm for arm in arms if arm.model == model]
         name = published.models.get(model, model) if published else model
         parts.append(html.heading(name))
-        n, k = len(mine[0].runs[0].image_ids), _patients(mine[0].runs[0].patients)
-        on = f"{n:,} test images of {k:,} patients"
+        on = " / ".join(
+            dict.fromkeys(f"{arm.n_images:,} test images of {arm.n_patients:,} patients" for arm in mine)
+        )
+        of = "seeds and folds" if any(arm.folds for arm in mine) else "seeds"
         classes = mine[0].classes
         single = len(classes) == 2 and not mine[0].protocol["multi_label"]
-        pictures = []
+        pictures = [
+            html.picture(_saved(out, file, drawn) or drawn, "svg+xml", told)
+            for file, drawn, told in label_figures(mine, name)
+        ]
+        if mine[0].protocol["multi_label"] and len(classes) > MOST_PANELS:
+            classes = []  # the figure of all labels has them
         for class_name in classes[1:] if single else classes:
             roc = _saved(out, f"roc-{model}-{class_name}", roc_figure(mine, class_name))
             if roc is not None:
-                told = f"ROC of {class_name} on {on}; thin lines are seeds, thick lines their vertical mean."
+                told = f"ROC of {class_name} on {on}; thin lines are {of}, thick lines their vertical mean."
                 pictures.append(html.picture(roc, "svg+xml", told))
         confusion = _saved(out, f"confusion-{model}", confusion_figure(mine))
         if confusion is not None:
@@ -179,7 +196,7 @@ def _figures(arms: Sequence[Arm], published: PublishedPaper | None, out: Path) -
             )
             pictures.append(html.picture(confusion, "svg+xml", told))
         curves = {
-            f"{arm.arm} · seed {run.result['seed']}": pd.read_csv(run.path / "metrics.csv")
+            f"{arm.arm} · seed {run.result['seed']} · fold {run.fold}": pd.read_csv(run.path / "metrics.csv")
             for arm in mine
             for run in arm.runs
             if (run.path / "metrics.csv").is_file() and (run.path / "metrics.csv").stat().st_size
@@ -190,6 +207,16 @@ def _figures(arms: Sequence[Arm], published: PublishedPaper | None, out: Path) -
             pictures.append(html.picture(training, "svg+xml", told))
         parts.append(html.pair(pictures))
     return "".join(parts)
+
+
+def _images_used(arms: Sequence[Arm], published: PublishedPaper | None, out: Path) -> str:
+    figure = _saved(out, "images", counts_figure(arms))
+    told = "Training images of each class by arm, from left to right, and by where they come from."
+    picture = html.picture(figure, "svg+xml", told) if figure else ""
+    folds = "Training and validation: mean over the folds; test: all folds together."
+    below = html.note(folds) if any(arm.folds for arm in arms) else ""
+    head, body = counts_grid(arms, published)
+    return picture + html.grid_table(head, body, numbers=range(3, len(head))) + below
 
 
 def _method(published: PublishedPaper | None) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cxr.metric.bootstrap import Estimate, paired_difference
+from cxr.metric.bootstrap import Estimate
+from cxr.report.mark import Mark
 from cxr.report.published import PublishedPaper
-from cxr.report.runs import Arm, resamples_of
+from cxr.report.runs import Arm, difference
 from cxr.report.spec import ReportSpec, arm_name
 from cxr.report.table import metric_title, percent_points
 
-__all__ = ["Difference", "compare_arms", "summary", "verdict"]
+__all__ = ["Difference", "compare_arms", "summary", "unpaired", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Difference:
     n_seeds: tuple[int, int]
     published: float | None
     degenerate: bool
+    marks: tuple[Mark, ...] = ()
 
     @property
     def interval(self) -> tuple[float | None, float | None]:
@@ -47,16 +49,9 @@ def compare_arms(
             a, b = found.get((model, name)), found.get((model, reference))
             if a is None or b is None:
                 continue
-            ours = paired_difference(
-                a.runs[0].target,
-                [run.prob for run in a.runs],
-                [run.prob for run in b.runs],
-                a.classes,
-                resamples_of(a),
-                multi_label=bool(a.protocol["multi_label"]),
-                threshold=float(a.protocol["threshold"]),
-                names=[metric],
-            )
+            if a.folds != b.folds:  # `unpaired` says so
+                continue
+            ours = difference(a, b, [metric])
             if metric not in ours:
                 continue
             printed = [paper.find(model, arm, metric) for arm in (name, reference)] if paper else []
@@ -64,13 +59,40 @@ def compare_arms(
             theirs = exact[0] - exact[1] if len(exact) == 2 else None
             collapsed = any(run.one_class is not None for run in (*a.runs, *b.runs))
             model_name = paper.models.get(model, model) if paper else model
-            n_seeds = (len(a.runs), len(b.runs))
+            n_seeds = (a.n_seeds, b.n_seeds)
+            marks = tuple(dict.fromkeys((*a.marks, *b.marks)))
             differences.append(
                 Difference(
-                    model, model_name, name, reference, metric, ours[metric], n_seeds, theirs, collapsed
+                    model,
+                    model_name,
+                    name,
+                    reference,
+                    metric,
+                    ours[metric],
+                    n_seeds,
+                    theirs,
+                    collapsed,
+                    marks,
                 )
             )
     return differences
+
+
+def unpaired(arms: Sequence[Arm], comparisons: Sequence[Sequence[str]]) -> list[str]:
+    """Return a sentence for each wanted difference whose arms were run on unlike folds: it is not shown."""
+    found = {(arm.model, arm.arm): arm for arm in arms}
+    pairs = [
+        (found[model, name], found[model, reference])
+        for model in dict.fromkeys(arm.model for arm in arms)
+        for name, reference in comparisons
+        if (model, name) in found and (model, reference) in found
+    ]
+    return [
+        f"{a.model}: {arm_name(a.arm)} (folds {', '.join(map(str, a.folds))}) and {arm_name(b.arm)} (folds "
+        f"{', '.join(map(str, b.folds))}) were tested on unlike folds and are not compared"
+        for a, b in pairs
+        if a.folds != b.folds
+    ]
 
 
 def verdict(difference: Difference) -> str:

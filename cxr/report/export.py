@@ -8,14 +8,17 @@ from collections.abc import Sequence
 
 from cxr.metric.bootstrap import Estimate
 from cxr.report.difference import Difference, verdict
+from cxr.report.mark import tags
 from cxr.report.spec import arm_name
-from cxr.report.table import Cell, Row, Table, metric_title, percent_points, printed, show
+from cxr.report.table import TRAINING, Cell, Row, Table, metric_title, percent_points, printed, show
 
 __all__ = [
     "differences_csv",
     "differences_grid",
     "interval",
+    "markdown_text",
     "seed_spread",
+    "tested_on",
     "to_csv",
     "to_grid",
     "to_latex",
@@ -26,18 +29,18 @@ CSV_COLUMNS = (
     "table", "model", "arm", "metric", "published", "published_unit", "published_source", "ours", "low",
     "high", "low_patients_and_seeds", "high_patients_and_seeds", "seed_std", "seed_values",
     "n_seeds", "n_images", "n_patients", "difference", "interval", "threshold", "split", "split_fingerprint",
-    "runs", "marks",
+    "runs", "marks", "marks_told",
 )  # fmt: skip
 DIFFERENCE_COLUMNS = (
     "model", "arm", "reference", "metric", "difference", "low", "high", "low_patients_and_seeds",
     "high_patients_and_seeds", "seed_values", "n_seeds_arm", "n_seeds_reference", "n_images", "n_patients",
-    "published_difference", "one_class_model",
+    "published_difference", "one_class_model", "marks",
 )  # fmt: skip
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "−": "$-$", "†": r"$^\dagger$", "–": "--",
+    "−": "$-$", "→": r"$\rightarrow$", "†": r"$^\dagger$", "–": "--", "·": r"$\cdot$", "—": "---", "×": r"$\times$",
 }  # fmt: skip
 
 
@@ -55,8 +58,19 @@ def seed_spread(row: Row, lead: str) -> str:
     return "" if spread is None else f"SD {show(cells[0].metric, spread)}"
 
 
+def tested_on(row: Row) -> tuple[str, str]:
+    """Return the images behind a row and of what they are; training images where it holds no test score."""
+    cells = [c for c in row.cells if c.ours is not None]
+    score = min(cells, key=lambda c: c.metric in TRAINING, default=None)
+    if score is None or score.ours is None:
+        return "—", ""
+    if score.metric in TRAINING:
+        return f"{score.ours.n:,}", "training images"
+    return f"{score.ours.n:,}", f"{score.ours.n_patients:,} patients" if score.ours.n_patients else "images"
+
+
 def to_csv(table: Table) -> str:
-    """One line per model, arm and score; fractions, empty where not defined."""
+    """One line per model, arm and score: fractions; n/a where our test set does not define one, empty if not run."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -120,7 +134,7 @@ def differences_grid(differences: Sequence[Difference]) -> tuple[list[str], list
                 shown(d.published) if d.published is not None else "—",
                 f"{d.ours.n:,} ({d.ours.n_patients:,})",
                 " / ".join(str(n) for n in d.n_seeds),
-                verdict(d) + ("; a one-class model is among these runs" if d.degenerate else ""),
+                " · ".join([verdict(d), *([tags(d.marks)] if d.marks else [])]),
             ]
         )
     return head, body
@@ -135,20 +149,22 @@ def differences_csv(differences: Sequence[Difference]) -> str:
         o = d.ours
         values = [o.value, o.low, o.high, o.low_seeds, o.high_seeds, " ".join(f"{v:.6g}" for v in o.per_seed)]
         names = [_csv_safe(v) for v in (d.model, d.arm, d.reference, d.metric)]
-        writer.writerow([*names, *values, *d.n_seeds, o.n, o.n_patients, d.published, d.degenerate])
+        writer.writerow(
+            [*names, *values, *d.n_seeds, o.n, o.n_patients, d.published, d.degenerate, tags(d.marks)]
+        )
     return buffer.getvalue()
 
 
 def to_markdown(title: str, head: Sequence[str], body: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
     """Return a Markdown table with its title and notes."""
     lines = [
-        f"### {_markdown(title)}",
+        f"### {markdown_text(title)}",
         "",
         _bar(head),
         "|" + "---|" * len(head),
         *(_bar(row) for row in body),
     ]
-    return "\n".join([*lines, "", *(f"{_markdown(note)}\n" for note in notes)])
+    return "\n".join([*lines, "", *(f"{markdown_text(note)}\n" for note in notes)])
 
 
 def to_latex(title: str, head: Sequence[str], body: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
@@ -164,11 +180,11 @@ def to_latex(title: str, head: Sequence[str], body: Sequence[Sequence[str]], not
 def _csv_cell(row: Row, cell: Cell) -> list[object]:
     p, o, arm = cell.published, cell.ours, row.arm_runs
     values: list[object] = [f"{p.bound}{p.text}", p.unit, p.source] if p else [None, None, None]
-    if o is None or arm is None:
-        return [*values, *[None] * (len(CSV_COLUMNS) - 8), "; ".join(row.marks)]
-    first = arm.runs[0].result
+    if o is None:
+        return [*values, *[None] * (len(CSV_COLUMNS) - 9), *_csv_marks(row)]
+    protocol = arm.protocol if arm is not None and cell.metric not in TRAINING else {}
     values += [
-        o.value,
+        "n/a" if o.value is None else o.value,
         o.low,
         o.high,
         o.low_seeds,
@@ -179,12 +195,20 @@ def _csv_cell(row: Row, cell: Cell) -> list[object]:
     values += [
         o.n_seeds,
         o.n,
-        o.n_patients,
+        o.n_patients or None,
         cell.difference,
-        None if o.low is None else first["protocol"]["interval"],
+        None if o.low is None else protocol.get("interval"),
     ]
-    values += [first["protocol"]["threshold"], first["split_name"], first["split_fingerprint"]]
-    return [*values, " ".join(run.name for run in arm.runs), "; ".join(row.marks)]
+    values += [protocol.get("threshold"), *(arm.split if arm is not None else (None, None))]
+    return [
+        *values,
+        " ".join(run.name for run in arm.runs) if arm is not None else None,
+        *_csv_marks(row),
+    ]
+
+
+def _csv_marks(row: Row) -> list[str]:
+    return [tags(row.marks), "; ".join(mark.told for mark in row.marks)]
 
 
 def _ours(cell: Cell) -> str:
@@ -196,17 +220,21 @@ def _ours(cell: Cell) -> str:
 def _tail(row: Row, lead: str) -> list[str]:
     score = next((cell.ours for cell in row.cells if cell.ours is not None), None)
     if score is None:
-        return ["—", "—", "not run" if row.arm_runs is None else "not recorded by our runs"]
+        state = "not run" if row.arm_runs is None else "not recorded by our runs"
+        return ["—", "—", " · ".join([state, *([tags(row.marks)] if row.marks else [])])]
+    n, of = tested_on(row)
+    images = f"{n} ({of.removesuffix(' patients')})" if of.endswith("patients") else f"{n} {of}"
     spread = seed_spread(row, lead)
     seeds = f"{score.n_seeds} ({spread})" if spread else str(score.n_seeds)
-    return [f"{score.n:,} ({score.n_patients:,})", seeds, "; ".join(row.marks)]
+    return [images, seeds, tags(row.marks)]
 
 
 def _bar(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_markdown(c) for c in cells) + " |"
+    return "| " + " | ".join(markdown_text(c) for c in cells) + " |"
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Return text that Markdown shows as it is."""
     safe = (
         text.replace("&", "&amp;")
         .replace("<", "&lt;")

@@ -17,14 +17,23 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cxr.metric.bootstrap import estimate
 from cxr.metric.classification import confusion_matrix, roc_points
 from cxr.report.difference import Difference
-from cxr.report.runs import Arm, resamples_of
+from cxr.report.runs import Arm, measure
 from cxr.report.spec import arm_name
 from cxr.report.table import percent_points
 
-__all__ = ["confusion_figure", "curve_figure", "forest_figure", "roc_figure"]
+__all__ = [
+    "COLOURS",
+    "INK",
+    "OTHERS",
+    "STYLE",
+    "confusion_figure",
+    "curve_figure",
+    "forest_figure",
+    "roc_figure",
+    "svg",
+]
 
 STYLE: Any = {  # matplotlib lists every key in its type, which changes with its version
     "font.size": 9,
@@ -53,8 +62,10 @@ COLOURS = {
     "synthetic": "#0f6a8c",
     "duplicate_real": "#c26a2c",
     "synthetic_only": "#7b5ea7",
+    "undersample": "#5b8c3e",
+    "augmented": "#a33b56",
 }
-OTHERS = ("#5b8c3e", "#a33b56", "#8a7a2f", "#3d5a98")
+OTHERS = ("#8a7a2f", "#3d5a98", "#5b8c3e", "#a33b56")
 
 
 def roc_figure(arms: Sequence[Arm], class_name: str) -> bytes | None:
@@ -77,15 +88,7 @@ def roc_figure(arms: Sequence[Arm], class_name: str) -> bytes | None:
                 curves.append(np.interp(grid, *points))
             if not curves:
                 continue
-            area = estimate(
-                arm.runs[0].target,
-                [run.prob for run in arm.runs],
-                arm.classes,
-                resamples_of(arm),
-                multi_label=bool(arm.protocol["multi_label"]),
-                threshold=float(arm.protocol["threshold"]),
-                names=[metric],
-            )[metric]
+            area = measure(arm, [metric])[metric]
             told = f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]" if area.low is not None else "n/a"
             mean = np.r_[0.0, np.mean(curves, axis=0)]
             axes.plot(
@@ -103,7 +106,7 @@ def roc_figure(arms: Sequence[Arm], class_name: str) -> bytes | None:
         )
         axes.set_title(f"{class_name}: AUROC [95 % interval]", color=INK)
         axes.legend(loc="lower right", labelspacing=0.7, handlelength=1.4)
-        return _svg(figure)
+        return svg(figure)
 
 
 def confusion_figure(arms: Sequence[Arm]) -> bytes | None:
@@ -118,14 +121,13 @@ def confusion_figure(arms: Sequence[Arm]) -> bytes | None:
         panels: list[Axes] = list(figure.subplots(1, len(shown), squeeze=False)[0])
         for i, (axes, arm) in enumerate(zip(panels, shown, strict=True)):
             threshold = float(arm.protocol["threshold"])
-            counts = np.mean(
-                [confusion_matrix(r.target, r.prob, threshold=threshold) for r in arm.runs], axis=0
-            )
+            found = [confusion_matrix(r.target, r.prob, threshold=threshold) for r in arm.runs]
+            counts = np.sum(found, axis=0) / arm.n_seeds  # all folds of a seed together
             share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
             axes.imshow(share, cmap="Greys", vmin=0, vmax=1.25)
             for y in range(n_classes):
                 for x in range(n_classes):
-                    text = f"{counts[y, x]:.0f}" if len(arm.runs) == 1 else f"{counts[y, x]:.1f}"
+                    text = f"{counts[y, x]:.0f}" if arm.n_seeds == 1 else f"{counts[y, x]:.1f}"
                     axes.text(
                         x, y, f"{text}\n{100 * share[y, x]:.1f} %", ha="center", va="center", fontsize=8.5,
                         color="white" if share[y, x] > 0.6 else INK,
@@ -139,7 +141,7 @@ def confusion_figure(arms: Sequence[Arm]) -> bytes | None:
             axes.set_xlabel("predicted")
             if i == 0:
                 axes.set_ylabel("true")
-        return _svg(figure)
+        return svg(figure)
 
 
 def forest_figure(differences: Sequence[Difference]) -> bytes | None:
@@ -188,7 +190,7 @@ def forest_figure(differences: Sequence[Difference]) -> bytes | None:
         axes.set_ylim(y + 0.35, 0.5)
         unit = "accuracy, percentage points" if scale == 100 else shown[0].metric
         axes.set_xlabel(f"difference in {unit}")
-        return _svg(figure)
+        return svg(figure)
 
 
 def curve_figure(curves: Mapping[str, pd.DataFrame]) -> bytes | None:
@@ -238,7 +240,7 @@ def curve_figure(curves: Mapping[str, pd.DataFrame]) -> bytes | None:
                     axes.plot([], [], color=_colour(group, i), lw=2.5, label=_short(group))
             if axes.get_legend_handles_labels()[1]:
                 axes.legend()
-        return _svg(figure)
+        return svg(figure)
 
 
 def _colour(arm: str, i: int) -> str:
@@ -251,7 +253,8 @@ def _short(arm: str) -> str:
     )
 
 
-def _svg(figure: Figure) -> bytes:
+def svg(figure: Figure) -> bytes:
+    """Return a figure as SVG, the same bytes each time."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from cxr.report.export import interval, seed_spread
+from cxr.report.export import interval, seed_spread, tested_on
+from cxr.report.mark import tags
 from cxr.report.spec import arm_name
 from cxr.report.table import Cell, Row, Table, metric_title, percent_points, printed, show
 
@@ -112,8 +113,8 @@ def pair(figures: Sequence[str]) -> str:
 def run(name: str, lines: Sequence[str], warnings: Sequence[str]) -> str:
     """Return one entry of the provenance."""
     small = "".join(f'<span class="small">{escape(line)}</span>' for line in lines)
-    tags = "".join(f'<span class="tag">{escape(w)}</span>' for w in warnings)
-    return f'<div class="run"><p><code>{escape(name)}</code>{small}{tags}</p></div>'
+    alarms = "".join(f'<span class="tag">{escape(w)}</span>' for w in warnings)
+    return f'<div class="run"><p><code>{escape(name)}</code>{small}{alarms}</p></div>'
 
 
 def grid_table(head: Sequence[str], body: Sequence[Sequence[str]], *, numbers: Sequence[int] = ()) -> str:
@@ -154,10 +155,12 @@ def result_table(table: Table) -> str:
 
 def _result_row(row: Row, published: dict[str, bool], lead: str, several_arms: bool) -> str:
     arm = f'<span class="small">{escape(arm_name(row.arm))}</span>' if several_arms else ""
-    state = '<span class="small">not run</span>' if row.arm_runs is None else ""
-    tags = "".join(f'<span class="tag">{escape(mark)}</span>' for mark in row.marks)
+    score = next((c.ours for c in row.cells if c.ours is not None), None)
+    missing = "not run" if row.arm_runs is None else "not recorded by our runs"
+    state = "" if score is not None else f'<span class="small">{missing}</span>'
+    marks = f'<span class="tag line">{escape(tags(row.marks))}</span>' if row.marks else ""
     of = f" · {escape(row.class_name)}" if row.class_name is not None else ""
-    cells = [f'<td class="name">{escape(row.model_name)}{of}{arm}{state}{tags}</td>']
+    cells = [f'<td class="name">{escape(row.model_name)}{of}{arm}{state}{marks}</td>']
     for cell in row.cells:
         title = metric_title(cell.column)
         if published[cell.column]:
@@ -171,13 +174,12 @@ def _result_row(row: Row, published: dict[str, bool], lead: str, several_arms: b
             cells.append(
                 _labelled("ours − paper", shown, True, "" if cell.difference is not None else "empty")
             )
-    score = next((c.ours for c in row.cells if c.ours is not None), None)
     if score is None:
         cells += [_labelled("Test images", "—", True, "empty"), _labelled("Seeds", "—", True, "empty")]
     else:
-        cells.append(_labelled("Test images", _stack(f"{score.n:,}", f"{score.n_patients:,} patients"), True))
+        cells.append(_labelled("Test images", _stack(*tested_on(row)), True))
         cells.append(_labelled("Seeds", _stack(str(score.n_seeds), seed_spread(row, lead)), True))
-    css = "" if row.arm_runs else ' class="absent"'
+    css = "" if score is not None else ' class="absent"'
     return f"<tr{css}>{''.join(cells)}</tr>"
 
 

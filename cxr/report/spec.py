@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from cxr.errors import UserError
 
-__all__ = ["ARM_NAMES", "ReportSpec", "TableSpec", "arm_name", "generic_spec"]
+__all__ = ["ARM_NAMES", "ReportSpec", "TableSpec", "arm_name", "arm_rank", "generic_spec"]
 
-ARM_NAMES = {
+ARM_NAMES = {  # in the order in which reports show them
     "real_only": "real images only",
+    "undersample": "balanced real images",
+    "augmented": "with classical augmentation",
     "synthetic": "with GAN images",
     "duplicate_real": "real images repeated (control)",
     "synthetic_only": "GAN images only",
-    "undersample": "balanced real images",
-    "augmented": "with classical augmentation",
 }
 COMPARISONS = [["synthetic", "real_only"], ["duplicate_real", "real_only"], ["synthetic", "duplicate_real"]]
 OVERALL = ["precision_macro", "recall_macro", "f1_macro", "accuracy"]
@@ -23,6 +23,12 @@ OVERALL = ["precision_macro", "recall_macro", "f1_macro", "accuracy"]
 def arm_name(arm: str) -> str:
     """Return an arm in words; one without words keeps its name."""
     return ARM_NAMES.get(arm, arm.replace("_", " "))
+
+
+def arm_rank(arm: str) -> int:
+    """Return an arm's place among the others; those without words come last."""
+    known = list(ARM_NAMES)
+    return known.index(arm) if arm in known else len(known)
 
 
 @dataclass(frozen=True)

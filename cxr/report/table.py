@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from statistics import fmean
 
 from cxr.errors import UserError, did_you_mean
-from cxr.metric.bootstrap import Estimate, estimate
+from cxr.metric.bootstrap import Estimate
 from cxr.metric.classification import PER_CLASS, metric_names
+from cxr.report.mark import Mark
 from cxr.report.published import PublishedPaper, PublishedValue
-from cxr.report.runs import Arm, resamples_of
-from cxr.report.spec import TableSpec
+from cxr.report.runs import Arm, measure
+from cxr.report.spec import TableSpec, arm_rank
 
-__all__ = ["Cell", "Row", "Table", "build_table", "metric_title", "percent_points", "printed", "show"]
+__all__ = [
+    "TRAINING",
+    "Cell",
+    "ExtraCell",
+    "Row",
+    "Table",
+    "build_table",
+    "metric_title",
+    "percent_points",
+    "printed",
+    "show",
+]
 
 TITLES = {
     "accuracy": "Test accuracy (%)",
@@ -28,8 +39,10 @@ TITLES = {
     "wall_s": "Train time (s)",
 }
 CLASS_TITLES = {"precision": "Precision", "recall": "Recall", "f1": "F1", "auroc": "AUROC", "auprc": "AUPRC"}
-# What papers print and our runs do not record: the published value stands alone.
-PAPER_ONLY = {"train_accuracy": "Training accuracy (%)", "inception_score": "IS", "fid": "FID"}
+# Of the last epoch, on the training images as they were trained on; their n is training images.
+TRAINING = {"train_accuracy": "Training accuracy (%)", "train_loss": "Training loss"}
+# Of images, not of a classifier: ours come from `extra`, if at all.
+OF_IMAGES = {"inception_score": "IS", "fid": "FID"}
 PERCENT = ("accuracy", "train_accuracy")  # shown as per cent; other scores as fractions
 
 
@@ -54,8 +67,16 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class ExtraCell:
+    """A score of ours that comes from no classifier run, and what its reader must know first."""
+
+    ours: Estimate
+    marks: tuple[Mark, ...] = ()
+
+
+@dataclass(frozen=True)
 class Row:
-    """One model in one arm, or one class of it. `arm_runs` is None for a published row that was not run."""
+    """One model in one arm, or one class of it. `arm_runs` is None where no classifier was run."""
 
     model: str
     model_name: str
@@ -63,7 +84,12 @@ class Row:
     class_name: str | None
     cells: tuple[Cell, ...]
     arm_runs: Arm | None
-    marks: tuple[str, ...]
+    marks: tuple[Mark, ...]
+
+    @property
+    def own_marks(self) -> tuple[Mark, ...]:
+        """The marks that are not those of the arm, hence not told for the report as a whole."""
+        return tuple(m for m in self.marks if self.arm_runs is None or m not in self.arm_runs.marks)
 
 
 @dataclass(frozen=True)
@@ -88,13 +114,23 @@ class Table:
 
 
 def build_table(
-    spec: TableSpec, arms: Sequence[Arm], paper: PublishedPaper | None, lead: str
+    spec: TableSpec,
+    arms: Sequence[Arm],
+    paper: PublishedPaper | None,
+    lead: str,
+    extra: Mapping[tuple[str, str, str], ExtraCell] | None = None,
 ) -> Table | None:
-    """Fill a table; None when it would have no row (no such arm was run, nothing is published)."""
+    """Fill a table; None when it would have no row (no such arm was run, nothing is published).
+
+    `extra`: by (model, arm, score), what is ours and comes from no classifier run; such a row stands where the
+    table names its model or the paper prints it.
+    """
+    extra = extra or {}
     found = {(arm.model, arm.arm): arm for arm in arms}
     classes = _classes(arms, paper)
     names = _expand(spec.metrics, classes)
-    arm_names = list(spec.arms) if spec.arms is not None else list(dict.fromkeys(arm.arm for arm in arms))
+    known = sorted(dict.fromkeys(arm.arm for arm in arms), key=arm_rank)
+    arm_names = list(spec.arms) if spec.arms is not None else known
     models = list(spec.models) if spec.models is not None else []
     models += [m for m in dict.fromkeys(arm.model for arm in arms) if m not in models]
     rows = []
@@ -103,6 +139,8 @@ def build_table(
             arm = found.get((model, arm_name))
             printed = {m: paper.find(model, arm_name, m, spec.sources) if paper else None for m in names}
             ours = _measure(arm, names) if arm is not None else {}
+            more = {m: extra[model, arm_name, m] for m in names if (model, arm_name, m) in extra}
+            ours |= {m: cell.ours for m, cell in more.items()}
             for class_name in classes if spec.by_class else [None]:
                 # a column and the score in this row
                 pairs = (
@@ -114,8 +152,11 @@ def build_table(
                     continue
                 cells = tuple(Cell(m, column, printed[m], ours.get(m)) for column, m in pairs)
                 name = paper.models.get(model, model) if paper else model
-                marks = tuple(arm.marks) if arm else ()
-                rows.append(Row(model, name, arm_name, class_name, cells, arm, marks))
+                marks = dict.fromkeys(
+                    [*(arm.marks if arm else ()), *(k for c in more.values() for k in c.marks)]
+                )
+                partly = _partly(arm, cells) if arm else []
+                rows.append(Row(model, name, arm_name, class_name, cells, arm, (*marks, *partly)))
     columns = tuple(spec.metrics) if spec.by_class else tuple(names)
     return Table(spec.name, spec.title, columns, lead, tuple(rows)) if rows else None
 
@@ -125,7 +166,7 @@ def metric_title(metric: str) -> str:
     kind, _, name = metric.partition("/")
     if kind in CLASS_TITLES and name:
         return CLASS_TITLES[kind] if name == "*" else f"{CLASS_TITLES[kind]} {name}"
-    return {**TITLES, **PAPER_ONLY}.get(metric, metric)
+    return {**TITLES, **TRAINING, **OF_IMAGES}.get(metric, metric)
 
 
 def show(metric: str, value: float | None) -> str:
@@ -134,6 +175,8 @@ def show(metric: str, value: float | None) -> str:
         return "n/a"
     if metric == "wall_s":
         return f"{value:.0f}"
+    if metric == "train_loss":
+        return f"{value:.4f}"
     return f"{100 * value:.2f}" if metric in PERCENT else f"{value:.3f}"
 
 
@@ -152,25 +195,38 @@ def percent_points(metric: str, value: float | None) -> str:
 
 
 def _measure(arm: Arm, metrics: Sequence[str]) -> dict[str, Estimate]:
-    """Mean over seeds and intervals of the wanted scores; training time has no interval."""
-    names = [m for m in metrics if m in metric_names(arm.classes)]
-    first, resamples = arm.runs[0], resamples_of(arm)
-    found = estimate(
-        first.target,
-        [run.prob for run in arm.runs],
-        arm.classes,
-        resamples,
-        multi_label=bool(arm.protocol["multi_label"]),
-        threshold=float(arm.protocol["threshold"]),
-        names=names,
-    )
+    """Mean over seeds (and folds) of the wanted scores; training time, accuracy and loss have no interval."""
+    found = measure(arm, [m for m in metrics if m in metric_names(arm.classes)])
     if "wall_s" in metrics:
-        seconds = tuple(float(run.result["wall_s"]) for run in arm.runs)
-        mean, n = float(np.mean(seconds)), len(first.image_ids)
-        found["wall_s"] = Estimate(
-            mean, None, None, None, None, seconds, n, resamples.n_patients, len(seconds), 0
-        )
+        seconds = [float(run.result["wall_s"]) for run in arm.runs]
+        found["wall_s"] = _plain(arm, seconds, arm.n_images, arm.n_patients)
+    for name in (m for m in metrics if m in TRAINING):
+        cells = [run.result["metrics"].get(name) for run in arm.runs]
+        if all(cells):
+            n = round(fmean(cell["n"] for cell in cells))
+            found[name] = _plain(arm, [float(cell["value"]) for cell in cells], n, 0)
     return found
+
+
+def _plain(arm: Arm, values: Sequence[float], n: int, n_patients: int) -> Estimate:
+    """Mean over seeds, and within a seed over folds, of one value per run of the arm; no interval."""
+    seeds: dict[int, list[float]] = {}
+    for run, value in zip(arm.runs, values, strict=True):
+        seeds.setdefault(int(run.result["seed"]), []).append(value)
+    each = tuple(fmean(of_seed) for of_seed in seeds.values())
+    return Estimate(fmean(each), None, None, None, None, each, n, n_patients, len(each), 0)
+
+
+def _partly(arm: Arm, cells: Sequence[Cell]) -> list[Mark]:
+    """Return a mark for scores that some folds do not define."""
+    n, partly = len(arm.folds), dict[int, list[str]]()
+    for cell in cells:
+        if cell.ours is not None and cell.metric in metric_names(arm.classes) and 0 < cell.ours.n_folds < n:
+            partly.setdefault(cell.ours.n_folds, []).append(metric_title(cell.column))
+    return [
+        Mark(f"mean over {k} of {n} folds", f"the others lack a class: {', '.join(titles)}")
+        for k, titles in partly.items()
+    ]
 
 
 def _classes(arms: Sequence[Arm], paper: PublishedPaper | None) -> list[str]:
@@ -185,7 +241,7 @@ def _classes(arms: Sequence[Arm], paper: PublishedPaper | None) -> list[str]:
 def _expand(metrics: Sequence[str], classes: Sequence[str]) -> list[str]:
     """Replace auroc/* and its like by one name per class; refuse an unknown score."""
     names: list[str] = []
-    known = [*TITLES, *PAPER_ONLY, *(f"{score}/*" for score in PER_CLASS), *metric_names(classes)]
+    known = [*TITLES, *TRAINING, *OF_IMAGES, *(f"{score}/*" for score in PER_CLASS), *metric_names(classes)]
     for metric in metrics:
         if metric not in known:
             raise UserError(f"report.tables: no score {metric!r}{did_you_mean(metric, known)}")

@@ -21,6 +21,7 @@ def evaluate(
     n_resamples: int,
     seed: int,
     accelerator: Literal["auto", "cpu", "gpu"],
+    heatmaps: int,
     data_root: Path | None,
     runs_dir: Path,
     synthetic_dir: Path,
@@ -29,7 +30,7 @@ def evaluate(
     """The schema of conf/evaluate.yaml beside its report; see there for what each key means."""
 
 
-def find_runs(runs_dir: Path, patterns: list[str]) -> list[Path]:
+def find_runs(runs_dir: Path, patterns: list[str], key: str = "runs") -> list[Path]:
     """Return the run folders that names or patterns mean, sorted; each must match something."""
     found: set[Path] = set()
     names = sorted(p.parent.name for p in runs_dir.glob("*/status.json"))
@@ -37,7 +38,7 @@ def find_runs(runs_dir: Path, patterns: list[str]) -> list[Path]:
         matches = {runs_dir / name for name in names if Path(name).match(pattern)}
         if not matches:
             raise UserError(
-                f"runs: nothing below {runs_dir} is called '{pattern}'{did_you_mean(pattern, names)}"
+                f"{key}: nothing below {runs_dir} is called '{pattern}'{did_you_mean(pattern, names)}"
             )
         found |= matches
     return sorted(found)
@@ -53,15 +54,21 @@ def job(config: DictConfig) -> float | None:
 
     records: list[dict[str, Any]] = []
     for run in track(runs, description="evaluating", transient=True):
+        data_root = Path(values["data_root"]) if values["data_root"] else None
         record = evaluate_run(
             run,
-            data_root=Path(values["data_root"]) if values["data_root"] else None,
+            data_root=data_root,
             **{k: values[k] for k in ("checkpoint", "threshold", "n_resamples", "seed", "accelerator")},
         )
         records.append(record)
         print(_line(record))
         for warning in record["warnings"]:
             print(f"  warning: {warning}")
+        if values["heatmaps"]:
+            from cxr.script.explain import explain_run
+
+            asked = {"n": values["heatmaps"], "seed": values["seed"], "accelerator": values["accelerator"]}
+            print(f"  heat maps: {explain_run(run, record, data_root=data_root, **asked)}")
     if values.get("report") is not None:
         from cxr.report.build import build_report
 

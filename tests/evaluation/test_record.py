@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,15 @@ def test_a_one_class_model_is_called_out() -> None:
     assert not any("predicts only" in w for w in fair["warnings"])
 
 
+def test_classes_that_resamples_lack_are_told_shortly() -> None:
+    frame = predictions([0.9, 0.8, 0.7, 0.2], [1, 1, 1, 0], patient=None)
+    record = build_record(frame, facts(), classes=CLASSES, n_resamples=50)
+    (told,) = [w for w in record["warnings"] if "resamples" in w]
+    assert re.fullmatch(
+        r"up to \d+ of 50 resamples lack positives of NORMAL.*: left out of their scores", told
+    )
+
+
 def test_undefined_scores_are_null_in_json_and_told(tmp_path: Path) -> None:
     frame = predictions([0.9, 0.8], [1, 1], patient=None)
     record = build_record(frame, facts(), classes=CLASSES, n_resamples=10)
@@ -95,7 +105,7 @@ def test_reading_refuses_another_format_and_missing_keys(tmp_path: Path) -> None
     (tmp_path / "result.json").write_text('{"schema": 99}')
     with pytest.raises(UserError, match="format 99"):
         read_result(tmp_path)
-    (tmp_path / "result.json").write_text('{"schema": 1}')
+    (tmp_path / "result.json").write_text('{"schema": 2}')
     with pytest.raises(UserError, match="no 'paper'"):
         read_result(tmp_path)
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cxr.metric.bootstrap import draw_patients, estimate, paired_difference
+from cxr.metric.bootstrap import (
+    Answers,
+    draw_patients,
+    estimate,
+    estimate_folds,
+    paired_difference,
+    paired_difference_folds,
+)
 from cxr.metric.classification import metric_names, scores, weighted_scores
 
 CLASSES = ["N", "P"]
@@ -120,12 +127,106 @@ def test_seeds_are_averaged_and_their_spread_widens_the_second_interval() -> Non
 
 
 def test_resamples_without_a_class_are_left_out_and_counted() -> None:
-    target = np.eye(2)[[1, 0, 0, 0]]
-    prob = np.array([[0.2, 0.8], [0.9, 0.1], [0.8, 0.2], [0.6, 0.4]])
-    drawn = draw_patients(["a", "b", "c", "d"], n_resamples=400, seed=0)
+    target = np.eye(2)[[1, 1, 0, 0, 0]]
+    prob = np.array([[0.2, 0.8], [0.3, 0.7], [0.9, 0.1], [0.8, 0.2], [0.6, 0.4]])
+    drawn = draw_patients(["a", "a", "b", "c", "d"], n_resamples=400, seed=0)
     found = estimate(target, [prob], CLASSES, drawn, multi_label=False, threshold=0.5)["auroc/P"]
     assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
     assert found.n_undefined == pytest.approx(400 * (0.75**4 + 0.25**4), abs=40)
+
+
+OPTIONS = {"multi_label": False, "threshold": 0.5}
+
+
+def test_folds_by_hand() -> None:
+    """Fold 0: patient a right, b wrong (3 images each); fold 1: patient c right, and no other.
+
+    The mean over folds is (1/2 + 1) / 2, not the 7 of 10 images; resamples are 1/2, 3/4, 1 with chance 1/4, 1/2, 1/4.
+    """
+    right, wrong = [0.9, 0.1], [0.1, 0.9]
+    first = Answers(
+        np.eye(2)[[0] * 6], [np.array([right] * 3 + [wrong] * 3)],
+        draw_patients(["a"] * 3 + ["b"] * 3, n_resamples=4000, seed=0, fold=0),
+    )  # fmt: skip
+    second = Answers(
+        np.eye(2)[[0] * 4],
+        [np.array([right] * 4)],
+        draw_patients(["c"] * 4, n_resamples=4000, seed=0, fold=1),
+    )
+    found = estimate_folds([first, second], CLASSES, **OPTIONS, names=["accuracy", "recall/P"])
+    score = found["accuracy"]
+    assert (score.value, score.low, score.high) == (0.75, 0.5, 1.0)
+    assert (score.n, score.n_patients, score.n_seeds, score.n_folds) == (10, 3, 1, 2)
+    assert (found["recall/P"].value, found["recall/P"].n_folds) == (None, 0)
+
+
+def _folds(n_seeds: int, worse: float, sizes: tuple[int, ...] = (14, 9, 11)) -> list[Answers]:
+    folds = []
+    for number, n in enumerate(sizes):
+        target, prob, patients = _data(n, 3, 40 + number)
+        noise = np.random.default_rng([number, n_seeds, int(100 * worse)])
+        probs = [np.abs((noise.random(3 * n) < worse)[:, None] - prob) for _ in range(n_seeds)]
+        named = [f"{number}{p}" for p in patients]
+        folds.append(Answers(target, probs, draw_patients(named, n_resamples=60, seed=5, fold=number)))
+    return folds
+
+
+def test_folds_equal_a_loop_that_takes_the_images_again() -> None:
+    folds, other = _folds(2, 0.1), _folds(2, 0.3)
+    names = ["accuracy", "auroc/P", "f1_macro"]
+
+    def loop(tested: list[Answers], name: str, r: int | None) -> float:
+        """Mean over seeds of the mean over folds, scored by repeating the images of drawn patients."""
+        seeds = []
+        for s in range(2):
+            of_fold = []
+            for fold in tested:
+                groups = fold.resamples.groups
+                taken = np.ones(groups.size) if r is None else fold.resamples.weights[r, groups]
+                rows = np.repeat(np.arange(groups.size), taken.astype(int))
+                of_fold.append(
+                    scores(
+                        np.asarray(fold.target)[rows], np.asarray(fold.probs[s])[rows], CLASSES, **OPTIONS
+                    )[name]
+                )
+            seeds.append(np.mean(of_fold))
+        return float(np.mean(seeds))
+
+    found = estimate_folds(folds, CLASSES, **OPTIONS, names=names)
+    pair = paired_difference_folds(folds, other, CLASSES, **OPTIONS, names=names)
+    for name in names:
+        low, high = np.percentile([loop(folds, name, r) for r in range(60)], (2.5, 97.5))
+        score = found[name]
+        assert (score.value, score.low, score.high) == pytest.approx((loop(folds, name, None), low, high))
+        low, high = np.percentile(
+            [loop(folds, name, r) - loop(other, name, r) for r in range(60)], (2.5, 97.5)
+        )
+        value = loop(folds, name, None) - loop(other, name, None)
+        assert (pair[name].value, pair[name].low, pair[name].high) == pytest.approx((value, low, high))
+        assert pair[name].n == 3 * 34 and pair[name].n_patients == 34
+
+
+def test_folds_are_drawn_apart_and_one_fold_is_the_whole() -> None:
+    a, b = (draw_patients([f"{i}" for i in range(30)], n_resamples=200, seed=0, fold=f) for f in (0, 1))
+    assert abs(np.corrcoef(a.weights.ravel(), b.weights.ravel())[0, 1]) < 0.05
+    (fold,) = _folds(2, 0.2, (20,))
+    whole = estimate(fold.target, fold.probs, CLASSES, fold.resamples, **OPTIONS)
+    assert estimate_folds([fold], CLASSES, **OPTIONS) == whole
+    with pytest.raises(ValueError, match="same folds"):
+        paired_difference_folds([fold], _folds(2, 0.2), CLASSES, **OPTIONS)
+
+
+def test_a_fold_without_a_class_is_left_out_of_its_score() -> None:
+    folds = _folds(1, 0.1)
+    lone = Answers(
+        np.eye(2)[[0] * 4],
+        [np.full((4, 2), 0.5)],
+        draw_patients(list("wxyz"), n_resamples=60, seed=5, fold=3),
+    )
+    both = estimate_folds([*folds, lone], CLASSES, **OPTIONS)
+    assert both["auroc/P"].n_folds == 3 and both["accuracy"].n_folds == 4
+    assert both["auroc/P"].value == estimate_folds(folds, CLASSES, **OPTIONS)["auroc/P"].value
+    assert both["auroc/P"].n == 3 * 34 + 4
 
 
 def _noisy(target: np.ndarray, share: float, seed: int) -> np.ndarray:

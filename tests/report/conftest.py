@@ -39,12 +39,13 @@ def fabricate(
     n_synthetic: int = 0,
     curves: bool = False,
     multi_label: bool = False,
+    first: int = 0,
     **facts: Any,
 ) -> Path:
     """Write a run of `n` images (three per patient, 3 of 4 the second class) of which `wrong` are misread.
 
     `only`: the class that the model gives every image. `multi_label`: each label on a fifth of the images, the
-    last one on none; `wrong` and `only` then mean nothing.
+    last one on none; `wrong` and `only` then mean nothing. `first`: number of the first image; a fold has its own.
     """
     names = classes or CLASSES
     truth = np.arange(n) % len(names) if len(names) > 2 else np.where(np.arange(n) % 4 == 0, 0, 1)
@@ -61,8 +62,8 @@ def fabricate(
         target = (np.random.default_rng(0).random((n, len(names))) < 0.2).astype(float)
         target[:, -1] = 0
         prob = np.clip(0.3 * target + 0.6 * rng.random(target.shape), 0, 1)
-    frame = pd.DataFrame({"row": np.arange(n), "image_id": [f"i{i:04d}" for i in range(n)]})
-    frame["patient_id"] = [f"p{i // 3}" for i in range(n)]
+    frame = pd.DataFrame({"row": np.arange(n), "image_id": [f"i{first + i:04d}" for i in range(n)]})
+    frame["patient_id"] = [f"p{(first + i) // 3}" for i in range(n)]
     for c, label in enumerate(names):
         frame[f"target:{label}"], frame[f"prob:{label}"] = target[:, c], prob[:, c]
     extra = {

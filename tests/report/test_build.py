@@ -12,6 +12,7 @@ from typing import cast
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -19,7 +20,7 @@ from omegaconf import OmegaConf
 from cxr.errors import UserError
 from cxr.files import write_json
 from cxr.report.build import build_report
-from cxr.report.spec import ReportSpec
+from cxr.report.spec import ReportSpec, TableSpec
 
 
 @pytest.fixture
@@ -109,6 +110,94 @@ def test_a_generic_report_of_three_classes_in_one_arm(make_run: Callable[..., Pa
     run = make_run(tmp_path, "three", classes=["a", "b", "c"], paper="phantom", n=60, wrong=5)
     page = build_report([run], [], tmp_path / "out", "phantom").read_text(encoding="utf-8")
     assert "AUROC c" in page and "paper†" not in page and "no two arms" in page
+
+
+def test_folds_and_marks_stand_in_every_form(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    kfold = {"folds": 3, "name": "kfold(3,val=0.1,seed=0)", "fingerprint": "ab" * 8}
+    runs = [
+        make_run(
+            tmp_path, f"{arm}-{fold}", arm=arm, fold=fold, kfold=kfold, first=999 * fold, n=60, wrong=3 + fold,
+            fingerprint=f"{fold}" * 16, classes=["a", "b", "c"], paper="phantom", weights="random", curves=True,
+            departures=("trainer.max_epochs: 80 → 2",), n_synthetic=30,
+        )
+        for arm in ("real_only", "synthetic") for fold in (0, 2)
+    ]  # fmt: skip
+    table = TableSpec("classes", "By class", None, None, ["recall/*", "auroc/*"], by_class=True)
+    spec = ReportSpec("phantom", "T", "accuracy", None, [["synthetic", "real_only"]], [table])
+    out = tmp_path / "out"
+    page = build_report(runs, [], out, "phantom", spec).read_text(encoding="utf-8").replace("\u00a0", " ")
+    forms = {x: (out / f"classes.{x}").read_text() for x in ("csv", "md", "tex")}
+    rows = re.findall(
+        r"<tr>.*?</tr>", page[page.index("By class") : page.index("Differences between arms</h2>")]
+    )
+    for row in [r for r in rows if "<td" in r]:  # six of each form: two arms, three classes
+        for told in ("random weights · 2 of 3 folds · changed recipe", "40 patients"):
+            assert told in row, told
+    assert len([r for r in rows if "<td" in r]) == 6
+    for form, n, tags in (("csv", 12, "random weights · 2 of"), ("md", 6, "random weights · 2 of"),
+                          ("tex", 6, r"random weights $\cdot$ 2 of")):  # fmt: skip
+        assert forms[form].count(tags) == n, form
+    care = page[page.index("Read these rows with care") : page.index("<nav>")]
+    for once in ("random weights: the layers", "fold 0, 2 — all models and arms", "not the experiment"):
+        for text in (care, forms["md"], forms["tex"].replace("---", "—")):
+            assert text.replace("&#x27;", "'").count(once) == 1, once
+    assert page.count("trainer.max_epochs: 80 → 2") == 1  # both arms in one line, once on the page
+    for form in ("md", "tex"):
+        assert forms[form].count("trainer.max") == 1, form
+    for form in ("md", "tex"):
+        assert (
+            forms[form].count("120 (40)") == 6
+            and "120 test images of 40 patients in 2 of 3 folds" in forms[form]
+        )
+    assert "random weights" in (out / "differences.md").read_text()
+    assert (out / "figures" / "scores-classes.svg").is_file() and (out / "figures" / "images.svg").is_file()
+
+
+def test_the_report_as_one_markdown_file(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path, f"{arm}-{seed}", arm=arm, seed=seed, weights="random", curves=True, paper="phantom")
+        for arm in ("synthetic", "real_only") for seed in (0, 1)
+    ]  # fmt: skip
+    out = tmp_path / "out"
+    page = build_report(runs, [], out, "phantom").read_text(encoding="utf-8").replace("\u00a0", " ")
+    text = (out / "report.md").read_text(encoding="utf-8")
+    assert text.startswith("# Results: phantom\n")
+    assert (
+        "with GAN images against real images only: test accuracy changed by" in text
+        and "Runs: 4 · Models: 1" in text
+    )
+    assert "Arms: real images only, with GAN images" in text  # in the order of reports, not of runs
+    parts = ["## Read these rows with care", "- random weights: the layers", "## Results", "### Results", "\n| talukdar",
+             "### How ours were trained and tested", "- Ours, talukdar", "## Differences between arms",
+             "## Provenance", "| real\\_only-0 | 0000000000000000 | patient ffffffffffffffff | 0123456789ab with"]  # fmt: skip
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+    rows = [line for line in text.splitlines() if line.startswith("| talukdar")]
+    assert len(rows) == 3 and all("random weights" in row for row in rows)
+    assert text.count("random weights: the layers") == 1
+    assert str(tmp_path) not in text and "cpu" not in text and "![" not in text
+    for told in ("120 test images of 40 patients", "random weights: the layers"):  # the page says the same
+        assert told in text and told in page
+
+
+def test_runs_without_validation_images(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    counts = {"train": {c: {"real": 9} for c in ("NORMAL", "PNEUMONIA")}, "val": {}, "test": {}}
+    run = make_run(tmp_path, "one", curves=True, paper="phantom", counts=counts)
+    log = pd.read_csv(run / "metrics.csv")
+    log["val/loss"], log["val/accuracy"] = np.nan, np.nan
+    log.to_csv(run / "metrics.csv", index=False)
+    page = build_report([run], [], tmp_path / "out", "phantom").read_text(encoding="utf-8")
+    assert "Validation" not in page and "n/a</" not in page
+    assert (tmp_path / "out" / "figures" / "training-talukdar_cnn.svg").is_file()
+
+
+def test_many_labels_share_their_roc_figure(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    for n in (3, 5):
+        run = make_run(tmp_path, f"of-{n}", classes=list("abcde")[:n], multi_label=True, paper="phantom")
+        build_report([run], [], tmp_path / str(n), "phantom")
+        found = sorted(p.stem for p in (tmp_path / str(n) / "figures").glob("roc-*"))
+        assert "roc-talukdar_cnn-real_only-all-labels" in found
+        assert len(found) == (3 if n == 3 else 1)  # the last label has no positive image, hence no curve
 
 
 def test_user_mistakes(make_run: Callable[..., Path], spec: ReportSpec, tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""Draws patients with replacement: the resamples behind every interval (see `cxr.metric.bootstrap`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Resamples", "draw_patients"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Which patient each image belongs to, (N,) in [0, P), and how often each resample drew it, (R, P)."""
+
+    groups: Ints
+    weights: Floats
+    seed: int
+
+    @property
+    def n_patients(self) -> int:
+        """How many patients the test images come from."""
+        return int(self.weights.shape[1])
+
+
+def draw_patients(
+    patients: Sequence[str | None], *, n_resamples: int, seed: int, fold: int | None = None
+) -> Resamples:
+    """Draw patients with replacement `n_resamples` times; one id per image, None = a patient of its own.
+
+    `fold`: its number in a cross-validation; each fold has a draw of its own.
+    """
+    if len(patients) == 0 or n_resamples < 1:
+        raise ValueError("needs at least one image and one resample")
+    known = sorted(
+        {p for p in patients if isinstance(p, str) and p}
+    )  # sorted: the draw does not depend on the row order
+    position = {p: i for i, p in enumerate(known)}
+    groups = np.empty(len(patients), dtype=np.int64)
+    n_groups = len(known)
+    for i, patient in enumerate(patients):
+        if isinstance(patient, str) and patient:  # None, NaN and "" are no ids
+            groups[i] = position[patient]
+        else:
+            groups[i], n_groups = n_groups, n_groups + 1
+    rng = np.random.default_rng(seed if fold is None else [seed, 3, fold])
+    weights = np.empty((n_resamples, n_groups))
+    for r in range(n_resamples):
+        weights[r] = np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups)
+    return Resamples(groups, weights, seed)

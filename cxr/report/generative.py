@@ -1,0 +1,215 @@
+"""Scores of synthetic images, as score.py left them: beside a paper's own, and in a table of one column per protocol.
+
+The name of a score is its protocol, so two protocols never share a column. Of several scores that could stand beside
+a paper's one value, one is shown and the others are in the table; they are not averaged, since each has a classifier
+of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cxr.files import read_json, write_text
+from cxr.metric.bootstrap import Estimate
+from cxr.metric.score_record import read_scores, score_names
+from cxr.report import export, html
+from cxr.report.mark import Mark
+from cxr.report.published import PublishedPaper
+from cxr.report.table import ExtraCell
+
+__all__ = ["beside_published", "scores_grid", "scores_of", "scores_section"]
+
+# Papers that score by a classifier of their own, and which of our FIDs takes what their released script takes.
+OWN_CLASSIFIER = {"acrnet": "fid_logits"}
+METHOD = """
+IS and FID are taken on the answers of a classifier of ours (named with the start of its checkpoint's SHA-256, in
+evaluation mode), not on Inception: softmax is its probabilities, logits what they are made from. FID on
+probabilities cannot exceed about 2, IS the number of classes. Scores of two columns do not compare.
+
+Intervals: 95 % basic bootstrap, real images by patient, synthetic ones singly. It takes off the bias of small samples
+(FID is too high, IS too low), so that a value may lie outside. They hold for this GAN and this classifier.
+
+FID is read beside that of real images to other real images at the same n: the mean over cuts of the real patients
+into halves, and as many synthetic images against the same halves.
+"""
+CSV_COLUMNS = (
+    "score", "images", "value", "low", "high", "interval", "n_real", "n_patients", "n_synthetic", "null", "same_n",
+    "n_first_half", "n_second_half", "sets", "sets_sha256", "classes", "against", "extractor_run", "checkpoint_sha256",
+    "split_fingerprint", "leakage", "warnings",
+)  # fmt: skip
+
+
+def scores_of(synthetic: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return the scores of synthetic sets, all of whose images are among those of the folders given."""
+    known = {str(read_json(path / "manifest.json").get("images_sha256")) for path in synthetic}
+    found = [one for root in sorted({path.parent for path in synthetic}) for one in read_scores(root)]
+    return [one for one in found if {part["images_sha256"] for part in one["sets"]} <= known]
+
+
+def beside_published(
+    scores: Sequence[Mapping[str, Any]], paper: PublishedPaper | None, lead_model: str | None
+) -> dict[tuple[str, str, str], ExtraCell]:
+    """Return ours for each IS and FID that a paper prints of its own classifier, by (model, arm, score).
+
+    Of several: by the lead model trained on real images only, against test images, of the most classes, the
+    lowest seed and fold.
+    """
+    if paper is None or paper.paper not in OWN_CLASSIFIER or not scores:
+        return {}
+    ranked = sorted(scores, key=lambda one: _rank(one, lead_model))
+    best, more = ranked[0], len(ranked) - 1
+    names = score_names(best["protocol"], best["settings"]["splits"])
+    found = {}
+    for model, arm, metric in paper.values:
+        kind = {"inception_score": "is", "fid": OWN_CLASSIFIER[paper.paper]}.get(metric)
+        if kind is None:
+            continue
+        name, one = names[kind], best["metrics"][names[kind]]
+        if kind == "is":
+            one = one["real" if arm == "real_only" else "synthetic"]
+        found[model, arm, metric] = ExtraCell(_estimate(one), tuple(_marks(best, name, arm, more)))
+    return found
+
+
+def scores_grid(scores: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows of text: a row per images and score, a column per protocol."""
+    protocols = list(dict.fromkeys(str(one["protocol"]) for one in scores))
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for one in scores:
+        for label, text in _lines(one):
+            rows.setdefault((_images(one), label), {}).setdefault(str(one["protocol"]), text)
+    body = [[*key, *(cells.get(p, "—") for p in protocols)] for key, cells in rows.items()]
+    return ["Synthetic images", "Score", *protocols], body
+
+
+def scores_section(scores: Sequence[Mapping[str, Any]], out: Path) -> str:
+    """Return the section of a report, "" where there are no scores; leaves synthetic_scores.{csv,md,tex} in `out`."""
+    if not scores:
+        return ""
+    head, body = scores_grid(scores)
+    method = [" ".join(p.split()) for p in METHOD.strip().split("\n\n")]
+    title, notes = "Scores of synthetic images", [*method, *_cautions(scores)]
+    write_text(out / "synthetic_scores.csv", _to_csv(scores))
+    write_text(out / "synthetic_scores.md", export.to_markdown(title, head, body, notes))
+    write_text(out / "synthetic_scores.tex", export.to_latex(title, head, body, notes))
+    table = html.grid_table(head, body, numbers=range(2, len(head)))
+    below = html.note("Beside this page as synthetic_scores.csv, .md and .tex.")
+    return html.alarm("Read these scores with care", _cautions(scores)) + table + html.bullets(method) + below
+
+
+def _rank(one: Mapping[str, Any], lead_model: str | None) -> tuple[Any, ...]:
+    by = one["extractor"]
+    return (
+        by["model"] != lead_model,
+        by["arm"] != "real_only",
+        one["against"] != "test",
+        one["leakage"] is not None,
+        -len({c for part in one["sets"] for c in part["classes"]}),
+        by["seed"],
+        -1 if by["fold"] is None else by["fold"],
+        one["protocol"],
+    )
+
+
+def _marks(one: Mapping[str, Any], name: str, arm: str, more: int) -> list[Mark]:
+    """Return what a reader must know of a score beside a published one: its protocol first."""
+    by = one["extractor"]
+    fold = "" if by["fold"] is None else f", fold {by['fold']}"
+    told, marks = [f"by our run {by['run']}{fold}, of {len(by['classes'])} classes"], []
+    if arm != "real_only":
+        real = one["metrics"][score_names(one["protocol"], one["settings"]["splits"])["fid"]]
+        told.append(f"{real['n_synthetic']:,} synthetic images of {_images(one)} against {real['n_real']:,} real "
+                    f"{one['against']} images of {', '.join(one['classes'])}")  # fmt: skip
+        marks += [Mark("leakage allowed", one["leakage"])] if one["leakage"] else []
+        marks += [Mark("warning of its score", warning) for warning in one["warnings"]]
+    if more:
+        told.append(f"{more} more, by other classifiers or of other images: see Scores of synthetic images")
+    return [Mark(name, "; ".join(told)), *marks]
+
+
+def _estimate(one: Mapping[str, Any]) -> Estimate:
+    """Return a score as a cell; FID and IS of synthetic images count those, which have no patients."""
+    n, patients = (one["n"], one["n_patients"]) if "n" in one else (one["n_synthetic"], None)
+    return Estimate(
+        one["value"], one["low"], one["high"], None, None, (one["value"],), n, patients or 0, 1, 0
+    )
+
+
+def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (score in words, value as text) of a record, in the order of reading."""
+    splits = one["settings"]["splits"]
+    names = score_names(one["protocol"], splits)
+    cut = "" if splits == 1 else f", {splits} splits"
+    found = one["metrics"][names["is"]]
+    lines = [
+        (f"IS of the {kind} images{cut}", _shown(found[kind], found[kind]["n"]))
+        for kind in ("real", "synthetic")
+    ]
+    for key, what in (("fid", "probabilities"), ("fid_logits", "logits")):
+        fid = one["metrics"][names[key]]
+        lines.append((f"FID on {what}", _shown(fid, f"{fid['n_synthetic']:,} to {fid['n_real']:,}")))
+        for part, told in (("null", "real to real"), ("same_n", "synthetic to real, at that n")):
+            if (half := fid[part]) is not None:
+                n = f"{half['n_second']:,.0f} to {half['n_first']:,.0f}"
+                lines.append((f"FID on {what}: {told}", f"{half['value']:.3f} (n = {n})"))
+    return lines
+
+
+def _shown(one: Mapping[str, Any], n: object) -> str:
+    bounds = "" if one["low"] is None else f" [{one['low']:.3f}, {one['high']:.3f}]"
+    return (
+        f"{one['value']:.3f}{bounds} (n = {n:,})"
+        if isinstance(n, int)
+        else f"{one['value']:.3f}{bounds} (n = {n})"
+    )
+
+
+def _images(one: Mapping[str, Any]) -> str:
+    return " + ".join(str(part["name"]) for part in one["sets"])
+
+
+def _cautions(scores: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return leaks and warnings with the scores that they are of."""
+    found: dict[str, None] = {}
+    for one in scores:
+        for told in [*([f"leak: {one['leakage']}"] if one["leakage"] else []), *one["warnings"]]:
+            found[f"{_images(one)}, {one['protocol']}: {told}"] = None
+    return list(found)
+
+
+def _to_csv(scores: Sequence[Mapping[str, Any]]) -> str:
+    """One line per score and images; every number."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for one in scores:
+        shared = {
+            "sets": _images(one),
+            "sets_sha256": " ".join(part["images_sha256"] for part in one["sets"]),
+            "classes": " ".join(one["classes"]),
+            "against": one["against"],
+            "extractor_run": one["extractor"]["run"],
+            "checkpoint_sha256": one["extractor"]["checkpoint"]["sha256"],
+            "split_fingerprint": one["split_fingerprint"],
+            "leakage": one["leakage"],
+            "warnings": "; ".join(one["warnings"]),
+        }
+        for name, found in one["metrics"].items():
+            for images, values in found.items() if "real" in found else [("synthetic to real", found)]:
+                row = {**shared, "score": name, "images": images, **_numbers(images, values)}
+                writer.writerow({key: row[key] for key in CSV_COLUMNS if key in row})
+    return buffer.getvalue()
+
+
+def _numbers(images: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: values[key] for key in ("value", "low", "high", "interval", "n_patients")}
+    if "n" in values:
+        return {**kept, f"n_{images}": values["n"]}
+    null, same_n = values["null"] or {}, values["same_n"] or {}
+    halves = {"null": null.get("value"), "same_n": same_n.get("value"), "n_first_half": null.get("n_first")}
+    return {**kept, **halves, "n_second_half": null.get("n_second"),
+            **{key: values[key] for key in ("n_real", "n_synthetic")}}  # fmt: skip

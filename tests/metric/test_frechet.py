@@ -1,0 +1,124 @@
+"""The Fréchet distance: by hand, against torch-fidelity's formula and scipy's square root, and where those break."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.linalg import sqrtm
+
+from cxr.errors import UserError
+from cxr.metric.frechet import distance, frechet_distance, moments, resampled_moments
+from cxr.metric.resample import draw_patients
+
+
+def by_square_root(x: np.ndarray, y: np.ndarray) -> float:
+    """The formula as written, for covariances that are well conditioned."""
+    a, b = (np.cov(s, rowvar=False) for s in (x, y))
+    shift = x.mean(axis=0) - y.mean(axis=0)
+    return float(shift @ shift + np.trace(a) + np.trace(b) - 2 * np.trace(sqrtm(a @ b)).real)
+
+
+def torch_fidelity(x: np.ndarray, y: np.ndarray) -> float:
+    """torch-fidelity 0.4.0, metric_fid.py: eigenvalues of the product that is not symmetric."""
+    a, b = (np.cov(s, rowvar=False) for s in (x, y))
+    cross = np.sqrt(np.linalg.eigvals(a.dot(b)).astype("complex128")).real.sum()
+    shift = x.mean(axis=0) - y.mean(axis=0)
+    return float(shift.dot(shift) + np.trace(a) + np.trace(b) - 2 * cross)
+
+
+def mixed(n: int, d: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.asarray(rng.normal(shift, 1, (n, d)) @ rng.normal(size=(d, d)))
+
+
+def test_by_hand() -> None:
+    # x = {0, 2}: mean 1, variance 2; y = {3, 7}: mean 5, variance 8; d² = 16 + 2 + 8 - 2 √16 = 18
+    assert frechet_distance([[0.0], [2.0]], [[3.0], [7.0]]) == pytest.approx(18.0)
+    # the same along one axis of three: fewer images than features takes the other route
+    x, y = [[0.0, 5, 5], [2.0, 5, 5]], [[3.0, 5, 5], [7.0, 5, 5]]
+    assert frechet_distance(x, y) == pytest.approx(18.0)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(60, 80, 3), (200, 90, 12), (500, 500, 40)])
+def test_agrees_with_scipy_and_torch_fidelity_where_well_conditioned(n: int, m: int, d: int) -> None:
+    x, y = mixed(n, d, 0), mixed(m, d, 1, 0.3)
+    assert frechet_distance(x, y) == pytest.approx(by_square_root(x, y), rel=1e-6)
+    assert frechet_distance(x, y) == pytest.approx(torch_fidelity(x, y), rel=1e-6)
+    assert frechet_distance(x, y) == pytest.approx(frechet_distance(y, x), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "d"), [(20, 30, 64), (20, 100, 64), (100, 20, 64), (2, 2, 5), (64, 65, 64)]
+)
+def test_both_routes_agree_with_singular_covariances(n: int, m: int, d: int) -> None:
+    x, y = mixed(n, d, 2), mixed(m, d, 3, 0.5)
+    symmetric = float(distance(moments(x), moments(y)))
+    assert frechet_distance(x, y) == pytest.approx(symmetric, rel=1e-6)
+    assert frechet_distance(x, y) == pytest.approx(torch_fidelity(x, y), rel=1e-4)  # its own noise
+
+
+@pytest.mark.parametrize(("n", "d"), [(2, 1), (2, 2), (2, 50), (40, 7), (40, 200)])
+def test_identical_sets_are_at_zero(n: int, d: int) -> None:
+    x = mixed(n, d, 4)
+    scale = float((x**2).sum())
+    assert 0.0 <= frechet_distance(x, x) < 1e-6 * scale
+    assert 0.0 <= frechet_distance(x, x[::-1]) < 1e-6 * scale
+
+
+def test_constant_images_are_as_far_as_their_means_and_the_others_spread() -> None:
+    black, white = np.zeros((5, 4)), np.ones((6, 4))
+    assert frechet_distance(black, black) == 0.0
+    assert frechet_distance(black, white) == pytest.approx(4.0)
+    x = mixed(50, 4, 5)
+    expected = (x.mean(axis=0) ** 2).sum() + np.trace(np.cov(x, rowvar=False))
+    assert frechet_distance(x, black) == pytest.approx(expected)
+
+
+def test_probabilities_lie_on_a_plane_and_stay_below_two() -> None:
+    """Rows sum to 1, so every covariance is singular; nothing on the simplex is further apart than two corners."""
+    corners = np.eye(3)
+    one, other = np.repeat(corners[:1], 9, axis=0), np.repeat(corners[1:2], 7, axis=0)
+    assert frechet_distance(one, other) == pytest.approx(2.0)
+    rng = np.random.default_rng(0)
+    x, y = rng.dirichlet([5, 1, 1], 300), rng.dirichlet([1, 5, 1], 200)
+    assert 0.2 < frechet_distance(x, y) < 2.0
+    assert frechet_distance(x, y) == pytest.approx(torch_fidelity(x, y), rel=1e-5)
+
+
+def test_moments_of_resamples_are_those_of_the_images_drawn() -> None:
+    x = 1000.0 + mixed(12, 3, 6)  # far from the origin, where sums of squares would cancel
+    patients = ["a", "a", "b", "c", "c", "c", None, "d", "e", "e", "f", "g"]
+    resamples = draw_patients(patients, n_resamples=20, seed=1)
+    many = resampled_moments(x, resamples)
+    y = mixed(9, 3, 7)
+    other = moments(y)
+    for r, weights in enumerate(resamples.weights):
+        drawn = np.repeat(x, weights[resamples.groups].astype(int), axis=0)
+        np.testing.assert_allclose(many.mean[r], drawn.mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(many.covariance[r], np.cov(drawn, rowvar=False), rtol=1e-9, atol=1e-9)
+    batch = type(other)(*(np.repeat(v[None], 20, axis=0) for v in (other.mean, other.covariance)))
+    found = distance(many, batch)
+    drawn = np.repeat(x, resamples.weights[0][resamples.groups].astype(int), axis=0)
+    assert found.shape == (20,)
+    assert found[0] == pytest.approx(frechet_distance(drawn, y), rel=1e-9)
+
+
+def test_a_resample_of_one_image_has_no_distance() -> None:
+    resamples = draw_patients(["a", "b", "b"], n_resamples=50, seed=0)
+    x = mixed(3, 2, 8)
+    many = resampled_moments(x, resamples)
+    twice = type(many)(many.mean, many.covariance)
+    lone = resamples.weights[:, 0] == 2  # image a twice: n = 2, variance 0
+    assert lone.any()
+    assert np.isfinite(distance(many, twice)).all()
+    single = resampled_moments(x[:2], draw_patients(["a", "b"], n_resamples=5, seed=0))
+    assert np.isfinite(distance(single, single)).all()
+
+
+def test_what_has_no_distance_is_refused() -> None:
+    with pytest.raises(UserError, match="at least 2"):
+        frechet_distance(np.zeros((1, 3)), np.zeros((5, 3)))
+    with pytest.raises(UserError, match="not finite"):
+        frechet_distance([[0.0], [np.nan]], [[0.0], [1.0]])
+    with pytest.raises(ValueError, match="3 and 2 dimensions"):
+        frechet_distance(np.zeros((4, 3)), np.zeros((4, 2)))

@@ -1,0 +1,65 @@
+"""evaluate with heat maps on procedural chests: whatever the network and output, once, with the run's own scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from cxr.config import check_config, conf_dir, plain
+from cxr.errors import UserError
+from cxr.run import identity, open_run
+from cxr.script.evaluate import job
+from cxr.script.explain import explain_run
+from cxr.script.fit import fit
+
+TRAIN = [
+    "data.n_patients=40", "cache.size_px=32", "trainer.progress=none", "trainer.precision=32-true",
+    "trainer.max_epochs=1", "name=r",
+]  # fmt: skip
+
+
+def composed(program: str, *overrides: str) -> Any:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose(program, list(overrides))
+    check_config(config)
+    return config
+
+
+@pytest.fixture(autouse=True)
+def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "labels", [[], ["data.multi_label=true", "loss=weighted_bce", "task.output=softmax"]]
+)
+def test_heat_maps_of_a_run(labels: list[str]) -> None:
+    values = plain(composed("train", *TRAIN, *labels))
+    with open_run(Path("runs"), "r", values, identity(values)) as run:
+        fit(run)
+    asked = composed("evaluate", "runs=[r]", "heatmaps=3", "n_resamples=20", "accelerator=cpu")
+    job(asked)
+    listing = Path("runs/r/figures/gradcam/gradcam.json")
+    found = json.loads(listing.read_text())
+    assert [one["file"] for one in found["images"]] == ["01.png", "02.png", "03.png"]
+    assert found["layer"] == "TalukdarCNN.conv3"
+    scores = pd.read_parquet("runs/r/predictions.parquet").set_index("image_id")
+    for one in found["images"]:
+        assert one["probabilities"] == sorted(one["probabilities"], reverse=True)
+        assert one["labels"] == sorted(one["labels"], key=lambda c: -scores.loc[one["image_id"], f"prob:{c}"])
+        assert one["true"] == [
+            c for c in values["data"]["classes"] if scores.loc[one["image_id"], f"target:{c}"]
+        ]
+    before = listing.stat().st_mtime_ns
+    job(asked)
+    assert listing.stat().st_mtime_ns == before
+    record = json.loads(Path("runs/r/result.json").read_text())
+    with pytest.raises(UserError, match=r"heatmaps: got -1.*set heatmaps=0"):
+        explain_run(Path("runs/r"), record, n=-1, seed=0, accelerator="cpu", data_root=None)
