@@ -1,20 +1,27 @@
 # make demo      the whole chain on procedural images, a report at the end
+# make paper PAPER=talukdar DATA=FOLDER    all stages of a paper; SCALE=tiny: in minutes; ARGS=preview=true: only said
 # make test      the tests, less the slow ones        make test-all   every test
 # make lint      ruff and mypy                        make format     let ruff mend what it can
 #
 # Each builds .venv from constraints.txt first when it is missing or older than constraints.txt or
 # pyproject.toml. PYTHON=/path/to/python chooses the interpreter (3.10 to 3.13) and makes .venv anew.
 
-.PHONY: demo test test-all lint format venv clean
+.PHONY: demo paper test test-all lint format venv clean
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
 PYTHON ?=
+SCALE ?= full
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3.10 python3)
 # One stamp for each interpreter asked for by name, so that PYTHON= is never silently ignored.
 STAMP := .venv/.installed$(if $(PYTHON),-$(subst /,_,$(PYTHON)))
 
 demo: $(STAMP)
-	@.venv/bin/python -m cxr.script.demo
+	@.venv/bin/python -m cxr.script.study study=phantom dir=demo
+
+paper: $(STAMP)
+	@test -n "$(PAPER)" || { echo "make: which paper? make paper PAPER=talukdar DATA=FOLDER [SCALE=tiny] [TRAIN='trainer=gpu']" >&2; exit 2; }
+	@.venv/bin/python -m cxr.script.study study=$(PAPER) scale=$(SCALE) $(if $(DATA),'data_root="$(DATA)"') \
+	  $(if $(TRAIN),'train="$(TRAIN)"') $(ARGS)
 
 test: $(STAMP)
 	@.venv/bin/python -m pytest -m "not slow" $(ARGS)
