@@ -30,6 +30,26 @@ NEEDS: dict[str, list[str]] = {
     "data/covid19_radiography": ["loss=cross_entropy"],
     "data/folder": ["data.classes=[a,b]"],
     "data/table": ["data.classes=[a,b]"],
+    "experiment/acrnet/resnet101": ["classifier.name=resnet18"],  # smaller: true sizes in tests/experiment
+    "experiment/acrnet/vgg16": ["classifier.name=resnet18"],
+    **{
+        f"experiment/acrnet/{m}": ["classifier.width_multiplier=0.1"]
+        for m in ("acrnet", "acrnet_synthetic", "acrnet_duplicate_real", "grid")
+    },
+    **{
+        f"experiment/talukdar/{m}{arm}": ["classifier.name=resnet18", "classifier.pretrained=false"]
+        for m in ("inception_v3", "resnet50", "efficientnet_b0", "vgg16", "densenet201", "xception")
+        for arm in ("", "_synthetic", "_duplicate_real")
+    },
+    **{
+        f"experiment/covidgan/{m}{arm}": ["classifier.pretrained=false"]
+        for m in ("vgg16", "resnet50")
+        for arm in ("", "_synthetic", "_duplicate_real")
+    },
+    **{
+        f"experiment/densenet14/{m}": ["classifier.pretrained=false"]
+        for m in ("densenet121", "densenet121_augmented", "resnet50_augmented")
+    },
     "gan/acrnet": ["task=gan", "cache.size_px=256"],
     "gan/covidgan": ["task=acgan", "cache.size_px=112"],
     "gan/salehinejad": ["task=gan", "cache.size_px=256"],
@@ -84,6 +104,8 @@ def composed(config_name: str, *overrides: str) -> DictConfig:
 
 def with_choice(choice: str) -> DictConfig:
     group, _, name = choice.partition("/")
+    if group == "study":
+        return composed("study", f"study={name}")
     if group == "report":
         return composed("evaluate", "runs=[some]", f"report={name}")
     needs = NEEDS.get(choice, [])
@@ -333,6 +355,9 @@ COMPOSING: list[tuple[str, list[str], str]] = [
     ("generate", ["run=x", "nn=3"], "nn: no such key; did you mean 'n'?"),
     ("generate", [], "run: must be set, and is not; set run=…"),
     ("generate", ["run=talukdar-gann"], "run: nothing below runs is called 'talukdar-gann'"),
+    ("score", ["run=x"], "synthetic: must be set, and is not; set synthetic=…"),
+    ("study", ["scale=small"], "scale: got 'small', expected one of full, tiny"),
+    ("study", ["study=talukdar"], "data_root: the study talukdar needs"),
     ("generate", ["run=x", "weights=emma"], "weights: got 'emma', expected one of ema, raw; did you mean 'ema'?"),
     ("evaluate", [], "runs: must be set, and is not; set runs=…"),
     ("evaluate", ["runs=[talukdar*]"], "runs: nothing below runs is called 'talukdar*'"),
@@ -409,11 +434,18 @@ def door(
     monkeypatch.chdir(mine)
 
     def run(script: str, *arguments: str) -> tuple[object, str]:
-        from cxr.script import evaluate, generate, train
+        from cxr.script import evaluate, generate, score, study, train
 
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])
-        main = {"train": train, "generate": generate, "evaluate": evaluate}[script].main
+        programs = {
+            "train": train,
+            "generate": generate,
+            "score": score,
+            "evaluate": evaluate,
+            "study": study,
+        }
+        main = programs[script].main
         with pytest.raises(SystemExit) as ended:
             main()
         return ended.value.code, capsys.readouterr().err
@@ -517,7 +549,7 @@ finally:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]], ids=" ".join)
-@pytest.mark.parametrize("script", ["train", "generate", "evaluate"])
+@pytest.mark.parametrize("script", ["train", "generate", "score", "evaluate", "study"])
 def test_help_and_preview_import_nothing_heavy(
     script: str, arguments: list[str], repository: Path, tmp_path: Path
 ) -> None:
@@ -529,6 +561,6 @@ def test_help_and_preview_import_nothing_heavy(
     assert done.stdout.endswith("heavy: []\n")
     assert not list(tmp_path.iterdir())
     if arguments == ["--help"]:
-        assert done.stdout.count(f"  python {script}.py") == 3
+        assert done.stdout.count(f"  python {script}.py") >= 3
         assert "powered by Hydra" not in done.stdout
-        assert "runs_dir: runs" in done.stdout
+        assert ("dir: studies/" if script == "study" else "runs_dir: runs") in done.stdout

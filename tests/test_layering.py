@@ -13,7 +13,7 @@ import pytest
 LEVELS: list[set[str]] = [
     {"errors", "_torchvision"},
     {"files", "mistakes"},
-    {"signature"},
+    {"signature", "sweep"},
     {"rules"},
     {"config", "run"},
     {"data", "gan", "classifier", "loss", "metric"},
@@ -23,6 +23,7 @@ LEVELS: list[set[str]] = [
     {"evaluation"},
     {"report"},
     {"launch"},
+    {"study"},
     {"script"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
@@ -83,6 +84,9 @@ def test_the_report_reads_files_never_models(repository: Path) -> None:
         "cxr.script.train",
         "cxr.script.generate",
         "cxr.script.evaluate",
+        "cxr.script.score",
+        "cxr.script.study",
+        "cxr.study",
         "cxr.launch.processes",
         "hydra_plugins.cxr_launch.processes",
     ],

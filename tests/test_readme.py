@@ -27,7 +27,9 @@ from cxr.run import default_name
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 ARCHITECTURE = README.parent / "docs" / "architecture.md"
-COMMAND = re.compile(r"^(?:python (train|generate|evaluate)\.py|cxr-(train|generate|evaluate)) ")
+COMMAND = re.compile(
+    r"^(?:python (train|generate|score|evaluate|study)\.py|cxr-(train|generate|score|evaluate|study)) "
+)
 
 
 @dataclass(frozen=True)

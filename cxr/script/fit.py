@@ -152,6 +152,7 @@ def _manifest(run: Run, prepared: Prepared, trainer: lightning.Trainer) -> dict[
         ),
         "split": {"name": prepared.split.name, "warnings": list(prepared.split.warnings)},
         "counts": prepared.counts(),
+        "n_training_images": len(prepared.training_labels()),
         "trained_on": seen,
         "leaked": prepared.leaked,
     }
