@@ -10,6 +10,7 @@ from typing import Any, Literal
 import lightning
 from lightning.pytorch.callbacks import Checkpoint, RichProgressBar, Timer, TQDMProgressBar
 
+from cxr._memory import keep_freed_memory
 from cxr.callback.atomic_checkpoint import AtomicCheckpointIO
 
 __all__ = ["make_trainer", "quiet_lightning"]
@@ -68,6 +69,7 @@ def make_trainer(
         "plain": [TQDMProgressBar(refresh_rate=20)],
     }
     timer = [] if max_time is None else [AttemptTimer(max_time)]
+    keep_freed_memory()
     return lightning.Trainer(
         accelerator=accelerator,
         devices=devices,

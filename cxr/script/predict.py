@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from cxr._memory import keep_freed_memory
 from cxr.callback.atomic_checkpoint import load_checkpoint
 from cxr.config import build
 from cxr.data.module import CXRDataModule
@@ -114,6 +115,7 @@ def answers(
     """Return rows (N,), logits (N, n_outputs), probabilities (N, n_classes) of a module's prediction batches."""
     task = load_task(config, checkpoint)
     quiet_lightning()
+    keep_freed_memory()
     trainer = lightning.Trainer(
         accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False, precision="32-true",
