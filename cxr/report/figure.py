@@ -65,7 +65,10 @@ COLOURS = {
     "undersample": "#5b8c3e",
     "augmented": "#a33b56",
 }
-OTHERS = ("#8a7a2f", "#3d5a98", "#5b8c3e", "#a33b56")
+OTHERS = (
+    *("#8a7a2f", "#3d5a98", "#5b8c3e", "#a33b56", "#2f8a83", "#7b5ea7"),
+    *("#c26a2c", "#5f6b76", "#b08bb5", "#97b36b"),
+)
 
 
 def roc_figure(arms: Sequence[Arm], class_name: str) -> bytes | None:
