@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-__all__ = ["allot", "groups_of", "strata", "surplus"]
+__all__ = ["allot", "fold_rows", "groups_of", "strata", "surplus"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -42,6 +44,23 @@ def strata(labels: npt.NDArray[np.float32]) -> Ints:
     has = positive[:, order]
     rarest = order[has.argmax(axis=1)]
     return np.asarray(np.where(has.any(axis=1), rarest, labels.shape[1]), dtype=np.int64)
+
+
+def fold_rows(
+    groups: Ints, labels: npt.NDArray[np.float32], folds: int, seed: int
+) -> list[tuple[Ints, Ints]]:
+    """Return (other rows, tested rows) of each fold, sorted; groups whole, stratified by `strata`.
+
+    Raises:
+        ValueError: scikit-learn's, where no class has as many images as there are folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():  # of a class with fewer images than folds: the caller names it
+        warnings.filterwarnings("ignore", message="The least populated class")
+        pairs = list(splitter.split(np.zeros(len(groups)), strata(labels), groups))
+    return [(np.sort(rest).astype(np.int64), np.sort(test).astype(np.int64)) for rest, test in pairs]
 
 
 def allot(groups: Ints, labels: npt.NDArray[np.float32], sizes: list[int], seed: int) -> Ints:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cxr.data.grouping import allot, groups_of, strata, surplus
+from cxr.data.grouping import allot, fold_rows, groups_of, surplus
 from cxr.data.index import label_names, labels
 from cxr.errors import UserError, did_you_mean
 from cxr.files import digest
@@ -122,8 +122,6 @@ def kfold(
     `max_test` leaves at most so many test images of a class: surplus patients, drawn by `seed`,
     go to the rest, whole, and only those of whom no image is of a class that may stay.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
     if folds < 2:
         raise UserError(f"split.folds is {folds}; expected at least 2: set split.folds=5")
     if not 0 <= fold < folds:
@@ -131,20 +129,25 @@ def kfold(
     groups = groups_of(index)
     if (n_groups := int(groups.max()) + 1) < folds:
         raise UserError(f"{n_groups} groups of images cannot make {folds} folds: lower split.folds")
-    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     try:
-        pairs = list(splitter.split(np.zeros(len(index)), strata(labels(index)), groups))
+        pairs = fold_rows(groups, labels(index), folds, seed)
     except ValueError as error:
         raise UserError(f"{folds} folds cannot be made ({error}): lower split.folds") from None
-    rest, test = (np.sort(np.asarray(rows, dtype=np.int64)) for rows in pairs[fold])
-    name, warnings = f"kfold({fold}/{folds},val={val},seed={seed})", []
+    rest, test = pairs[fold]
+    name = f"kfold({fold}/{folds},val={val},seed={seed})"
+    found = (labels(index) == 1).sum(axis=0)
+    warnings = [
+        f"{n} images of {c} for {folds} folds: some test none"
+        for c, n in zip(label_names(index), found, strict=True)
+        if n < folds
+    ]
     if max_test:
         limits = _limits(max_test, label_names(index), len(index))
         gone = surplus(groups[test], labels(index)[test], limits, seed)
         rest, test = np.union1d(rest, test[gone]), test[~gone]
         name = f"{name[:-1]},max_test={digest(max_test, 8)})"
         left = (labels(index)[test] == 1).sum(axis=0)
-        warnings = [
+        warnings += [
             f"{n} test images of {c}, {most} wanted: they share patients with other classes"
             for c, n, most in zip(label_names(index), left, limits, strict=True)
             if n > most

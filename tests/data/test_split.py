@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from cxr.data.grouping import groups_of, strata
-from cxr.data.index import label_names
+from cxr.data.index import LABEL, label_names, make_index
 from cxr.data.split import Split, check_disjoint, holdout, kfold, official, overlaps, patient, stratified
 from cxr.errors import UserError
 
@@ -283,3 +283,11 @@ def test_the_real_set_by_number_and_by_subtype(pack: Any) -> None:
     assert abs(len(ours.parts["test"]) - 1171) <= 2
     share = index["label:PNEUMONIA"]
     assert abs(share.iloc[ours.parts["test"]].mean() - share.mean()) < 0.005
+
+
+def test_a_class_with_fewer_images_than_folds_is_named(recwarn: pytest.WarningsRecorder) -> None:
+    rows = [{"image_id": f"{i}.png", "path": f"{i}.png", "patient_id": f"p{i}", "content_hash": f"{i:064d}"}
+            | {LABEL + "A": float(i > 1), LABEL + "B": float(i < 2)} for i in range(20)]  # fmt: skip
+    found = kfold(make_index(rows, ["A", "B"]), folds=5, fold=0, val=0, max_test=None, seed=0)
+    assert found.warnings == ("2 images of B for 5 folds: some test none",)
+    assert not recwarn.list
