@@ -26,5 +26,7 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):  # another C library (musl)
         return False
     asked = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**28))
-    answers = [mallopt(parameter, value) for parameter, value in asked]  # each is asked, whatever the others say
+    answers = [
+        mallopt(parameter, value) for parameter, value in asked
+    ]  # each is asked, whatever the others say
     return all(answer == 1 for answer in answers)

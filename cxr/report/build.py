@@ -173,7 +173,11 @@ def _figures(arms: Sequence[Arm], published: PublishedPaper | None, out: Path) -
         name = published.models.get(model, model) if published else model
         parts.append(html.heading(name))
         on = " / ".join(
-            dict.fromkeys(f"{arm.n_images:,} test images of {arm.n_patients:,} patients" for arm in mine)
+            dict.fromkeys(
+                f"{arm.n_images:,} test images"
+                + (f" of {arm.n_patients:,} patients" if arm.knows_patients else "")
+                for arm in mine
+            )
         )
         of = "seeds and folds" if any(arm.folds for arm in mine) else "seeds"
         classes = mine[0].classes

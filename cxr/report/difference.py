@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cxr.metric.bootstrap import Estimate
-from cxr.report.mark import Mark
+from cxr.report.mark import NO_PATIENTS, Mark
 from cxr.report.published import PublishedPaper
 from cxr.report.runs import Arm, difference
 from cxr.report.spec import ReportSpec, arm_name
@@ -122,10 +122,12 @@ def summary(spec: ReportSpec, differences: Sequence[Difference], n_arms: int) ->
         )
         over = "patients and seeds" if d.ours.low_seeds is not None else "patients"
         seeds = " and ".join(dict.fromkeys(str(n) for n in d.n_seeds))
+        unknown = any(mark.tag == NO_PATIENTS for mark in d.marks)
+        of = ", patients unknown" if unknown else f" of {d.ours.n_patients:,} patients"
         sentences.append(
             f"{d.model_name}, {arm_name(d.arm)} against {arm_name(d.reference)}: {score} changed by "
             f"{percent_points(d.metric, d.ours.value)}{unit} (95 % interval over {over} {low} to {high}; "
-            f"{d.ours.n:,} test images of {d.ours.n_patients:,} patients; seeds per arm: {seeds}). "
+            f"{d.ours.n:,} test images{of}; seeds per arm: {seeds}). "
             f"The interval {verdict(d)}."
             + (
                 f" The paper prints {percent_points(d.metric, d.published)}{unit}."

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cxr.metric.bootstrap import Estimate
 from cxr.report.difference import Difference, verdict
-from cxr.report.mark import tags
+from cxr.report.mark import NO_PATIENTS, tags
 from cxr.report.spec import arm_name
 from cxr.report.table import TRAINING, Cell, Row, Table, metric_title, percent_points, printed, show
 
@@ -66,7 +66,8 @@ def tested_on(row: Row) -> tuple[str, str]:
         return "—", ""
     if score.metric in TRAINING:
         return f"{score.ours.n:,}", "training images"
-    return f"{score.ours.n:,}", f"{score.ours.n_patients:,} patients" if score.ours.n_patients else "images"
+    known = score.ours.n_patients and NO_PATIENTS not in {mark.tag for mark in row.marks}
+    return f"{score.ours.n:,}", f"{score.ours.n_patients:,} patients" if known else "images"
 
 
 def to_csv(table: Table) -> str:
@@ -121,6 +122,7 @@ def differences_grid(differences: Sequence[Difference]) -> tuple[list[str], list
         def shown(value: float | None, metric: str = d.metric) -> str:
             return percent_points(metric, value)
 
+        unknown = NO_PATIENTS in {mark.tag for mark in d.marks}
         body.append(
             [
                 d.model_name,
@@ -132,7 +134,7 @@ def differences_grid(differences: Sequence[Difference]) -> tuple[list[str], list
                 else "—",
                 ", ".join(shown(v) for v in d.ours.per_seed) or "—",
                 shown(d.published) if d.published is not None else "—",
-                f"{d.ours.n:,} ({d.ours.n_patients:,})",
+                f"{d.ours.n:,} ({'unknown' if unknown else f'{d.ours.n_patients:,}'})",
                 " / ".join(str(n) for n in d.n_seeds),
                 " · ".join([verdict(d), *([tags(d.marks)] if d.marks else [])]),
             ]

@@ -137,7 +137,10 @@ def confusion_figure(arms: Sequence[Arm]) -> bytes | None:
                     )  # fmt: skip
             names = list(arm.classes)
             axes.set_xticks(range(n_classes), names, rotation=0 if n_classes < 3 else 30)
-            axes.set_yticks(range(n_classes), names if i == 0 else [""] * n_classes, rotation=90, va="center")
+            upright = 90 if n_classes < 3 else 0
+            axes.set_yticks(
+                range(n_classes), names if i == 0 else [""] * n_classes, rotation=upright, va="center"
+            )
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
             axes.set_title(_short(arm.arm), color=INK)

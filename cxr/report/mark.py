@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["RANDOM", "Mark", "cautions", "in_words", "tags"]
+__all__ = ["NO_PATIENTS", "RANDOM", "Mark", "cautions", "in_words", "tags"]
 
 RANDOM = "random weights"
+NO_PATIENTS = "patients unknown"
 
 
 @dataclass(frozen=True)

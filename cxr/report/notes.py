@@ -18,7 +18,9 @@ __all__ = ["care", "difference_notes", "facts", "file_notes", "ours", "table_not
 def facts(arms: Sequence[Arm]) -> list[tuple[str, str]]:
     """Return what holds for the whole report, as labelled values."""
     runs = [run for arm in arms for run in arm.runs]
-    tests = sorted({(arm.n_images, arm.n_patients) for arm in arms})
+    tests = sorted(
+        {(arm.n_images, f"{arm.n_patients:,}" if arm.knows_patients else "unknown") for arm in arms}
+    )
     return [
         ("Runs", str(len(runs))),
         ("Models", str(len({arm.model for arm in arms}))),
@@ -28,7 +30,7 @@ def facts(arms: Sequence[Arm]) -> list[tuple[str, str]]:
                 arm_name(arm) for arm in sorted({one.arm for one in arms}, key=lambda a: (arm_rank(a), a))
             ),
         ),
-        ("Test images (patients)", ", ".join(f"{n:,} ({k:,})" for n, k in tests)),
+        ("Test images (patients)", ", ".join(f"{n:,} ({k})" for n, k in tests)),
         ("Split", ", ".join(sorted({arm.split[0] for arm in arms}))),
         ("Interval", ", ".join(sorted({run.result["protocol"]["interval"] for run in runs}))),
     ]

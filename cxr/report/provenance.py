@@ -137,7 +137,8 @@ def _protocol(arm: Arm) -> str:
     limits = {f["limit_train_batches"] for f in facts if f.get("limit_train_batches") is not None}
     said += [f"at most {limit} batches an epoch" for limit in sorted(limits)]
     folds = f" in {len(arm.folds)} of {arm.runs[0].result['kfold']['folds']} folds" if arm.folds else ""
-    said.append(f"{arm.n_images:,} test images of {arm.n_patients:,} patients{folds}")
+    of = f"of {arm.n_patients:,} patients" if arm.knows_patients else "(patients unknown)"
+    said.append(f"{arm.n_images:,} test images {of}{folds}")
     said += [f"split {arm.split[0]}", f"seeds {', '.join(str(s) for s in arm.seeds)}"]
     changed = arm.departures
     more = f", and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""

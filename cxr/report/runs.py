@@ -15,7 +15,7 @@ from cxr.files import read_json
 from cxr.metric.bootstrap import Answers, Estimate, estimate_folds, paired_difference_folds
 from cxr.metric.resample import draw_patients
 from cxr.metric.result import read_predictions, read_result, tables
-from cxr.report.mark import RANDOM, Mark
+from cxr.report.mark import NO_PATIENTS, RANDOM, Mark
 from cxr.report.spec import arm_rank
 
 __all__ = ["Arm", "ReportRun", "difference", "group_runs", "load_run", "measure", "same_test_images"]
@@ -104,6 +104,11 @@ class Arm:
         return len({p for p in patients if p is not None}) + patients.count(None)
 
     @property
+    def knows_patients(self) -> bool:
+        """Whether any test image has a patient id."""
+        return any(patient is not None for run in self.one_seed for patient in run.patients)
+
+    @property
     def split(self) -> tuple[str, str]:
         """Name and fingerprint of the split; of the whole cross-validation where there is one."""
         first = self.runs[0].result
@@ -135,6 +140,9 @@ class Arm:
             found.append(Mark(same, f"{collapsed[0].one_class}{which}"))
         if any(run.result["weights"] == "random" for run in self.runs):
             found.append(Mark(RANDOM, "the layers that the paper takes from ImageNet were never trained"))
+        if not self.knows_patients:
+            told = "each image was resampled as a patient of its own; a patient may lie in training and test"
+            found.append(Mark(NO_PATIENTS, told))
         wanted = (self.runs[0].result["kfold"] or {}).get("folds", 0)
         if len(self.folds) < wanted:
             which = ", ".join(map(str, self.folds))

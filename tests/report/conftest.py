@@ -40,6 +40,7 @@ def fabricate(
     curves: bool = False,
     multi_label: bool = False,
     first: int = 0,
+    patients: bool = True,
     **facts: Any,
 ) -> Path:
     """Write a run of `n` images (three per patient, 3 of 4 the second class) of which `wrong` are misread.
@@ -63,7 +64,7 @@ def fabricate(
         target[:, -1] = 0
         prob = np.clip(0.3 * target + 0.6 * rng.random(target.shape), 0, 1)
     frame = pd.DataFrame({"row": np.arange(n), "image_id": [f"i{first + i:04d}" for i in range(n)]})
-    frame["patient_id"] = [f"p{(first + i) // 3}" for i in range(n)]
+    frame["patient_id"] = [f"p{(first + i) // 3}" if patients else None for i in range(n)]
     for c, label in enumerate(names):
         frame[f"target:{label}"], frame[f"prob:{label}"] = target[:, c], prob[:, c]
     extra = {

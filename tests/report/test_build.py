@@ -235,3 +235,13 @@ def test_a_browser_renders_it(make_run: Callable[..., Path], tmp_path: Path) -> 
         [browser, *flags, page.as_uri()], capture_output=True, text=True, timeout=60, check=True
     )
     assert "<h1>Results: talukdar</h1>" in shown.stdout
+
+
+def test_unknown_patients_are_not_counted(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    arms = [("a", "real_only"), ("b", "synthetic")]
+    runs = [make_run(tmp_path, name, paper="phantom", arm=arm, patients=False) for name, arm in arms]
+    build_report(runs, [], tmp_path / "out", "phantom")
+    page = (tmp_path / "out" / "report.md").read_text(encoding="utf-8").replace("\u00a0", " ")
+    assert "120 patients" not in page and "(120)" not in page
+    assert "patients unknown: each image was resampled as a patient of its own" in page
+    assert "120 test images, patients unknown" in page
