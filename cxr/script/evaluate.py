@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +54,7 @@ def job(config: DictConfig) -> float | None:
     from cxr.script.predict import evaluate_run
 
     records: list[dict[str, Any]] = []
-    for run in track(runs, description="evaluating", transient=True):
+    for run in track(runs, description="evaluating", transient=True, disable=not sys.stdout.isatty()):
         data_root = Path(values["data_root"]) if values["data_root"] else None
         record = evaluate_run(
             run,
