@@ -55,3 +55,28 @@ def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def random_inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state dict of torch-fidelity's Inception with random weights: every machine has these, few the published ones.
+
+    Variance-keeping weights, lest all images look alike after 48 layers.
+    """
+    import torch
+    from torch_fidelity import feature_extractor_inceptionv3 as theirs
+
+    class Unloaded(theirs.FeatureExtractorInceptionV3):  # type: ignore[misc]  # torch-fidelity is untyped
+        def load_state_dict(self, *_: object, **__: object) -> None:
+            """Its constructor insists on weights."""
+
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        patch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: {})
+        network = Unloaded("inception-v3-compat", ["2048"])
+        for layer in network.modules():
+            if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+                torch.nn.init.kaiming_normal_(layer.weight)
+        file = tmp_path_factory.mktemp("weights") / "random-inception.pth"
+        torch.save(network.state_dict(), file)
+    return file

@@ -18,6 +18,7 @@ LEVELS: list[set[str]] = [
     {"config", "run"},
     {"data", "gan", "classifier", "loss", "metric"},
     {"task"},
+    {"extractor"},
     {"callback"},
     {"trainer"},
     {"evaluation"},

@@ -9,26 +9,10 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
-from cxr.errors import UserError
 from cxr.files import atomic_path
+from cxr.task.checkpoint import load_checkpoint
 
 __all__ = ["AtomicCheckpointIO", "load_checkpoint"]
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU: tensors and plain containers only, a pickled object is refused."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; expected a file that train.py wrote; name another run")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds for a foreign or broken file
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(
-            f"{path}: not a checkpoint of cxr ({reason}); expected plain containers only"
-        ) from None
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"{path}: not a checkpoint of cxr (a {type(checkpoint).__name__}); expected a dict")
-    return checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cxr.run.finished import finished_run, model_key
 from cxr.run.folder import POINTER, Run, State, is_primary, open_run, read_config, read_status
 from cxr.run.naming import config_hash, default_name, differences, identity
 from cxr.run.provenance import git_state, library_versions, manifest
@@ -13,11 +14,13 @@ __all__ = [
     "config_hash",
     "default_name",
     "differences",
+    "finished_run",
     "git_state",
     "identity",
     "is_primary",
     "library_versions",
     "manifest",
+    "model_key",
     "open_run",
     "read_config",
     "read_status",

@@ -1,4 +1,4 @@
-"""Run a trained classifier on its test images and leave predictions.parquet and result.json."""
+"""Run a trained classifier on its test and validation images; leave predictions (of each) and result.json."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ import pandas as pd
 import torch
 
 from cxr._memory import keep_freed_memory
-from cxr.callback.atomic_checkpoint import load_checkpoint
-from cxr.config import build
 from cxr.data.module import CXRDataModule
 from cxr.errors import UserError
 from cxr.evaluation.record import RunFacts, build_record, write_result
 from cxr.files import file_sha256, read_json
 from cxr.metric.result import PREDICTIONS, RESULT, SCHEMA
-from cxr.run import config_hash, identity, read_config, read_status
+from cxr.run import config_hash, finished_run, identity, model_key, read_config
 from cxr.script.history import departures, training_facts
 from cxr.script.prepare import Prepared, prepare
-from cxr.task.classifier import ClassifierTask
+from cxr.task.checkpoint import load_task
 from cxr.trainer import quiet_lightning
 
 __all__ = ["answers", "evaluate_run", "finished_classifier", "load_task", "model_key", "prepare_as_trained"]
@@ -36,6 +34,7 @@ def evaluate_run(
     *,
     checkpoint: Literal["last", "best"],
     threshold: float,
+    at_specificity: float,
     n_resamples: int,
     seed: int,
     accelerator: Literal["auto", "cpu", "gpu"],
@@ -48,7 +47,8 @@ def evaluate_run(
     """
     config, file = finished_classifier(run_dir, checkpoint, data_root)
     sha256 = file_sha256(file)
-    asked = {"threshold": threshold, "n_resamples": n_resamples, "bootstrap_seed": seed}
+    asked = {"threshold": threshold, "at_specificity": at_specificity, "n_resamples": n_resamples}
+    asked["bootstrap_seed"] = seed
     done = read_json(run_dir / RESULT) if (run_dir / RESULT).is_file() else None
     same = done and done["schema"] == SCHEMA and done["checkpoint"]["sha256"] == sha256
     if done and same and asked.items() <= done["protocol"].items() and (run_dir / PREDICTIONS).is_file():
@@ -56,17 +56,19 @@ def evaluate_run(
     prepared, trained = prepare_as_trained(run_dir, config)
     if len(prepared.rows["test"]) == 0:
         raise UserError(f"{run_dir}: the split has no test images; train with split.test above 0")
-    predictions = _predict(config, prepared, file, accelerator)
+    predictions, validation = _predict(config, prepared, file, accelerator)
     record = build_record(
         predictions,
         _facts(config, run_dir, trained, prepared, f"checkpoints/{file.name}", sha256),
         classes=prepared.classes,
         multi_label=bool(config["data"].get("multi_label")),
         threshold=threshold,
+        at_specificity=at_specificity,
         n_resamples=n_resamples,
         bootstrap_seed=seed,
+        validation=validation,
     )
-    write_result(run_dir, predictions, record)
+    write_result(run_dir, predictions, record, validation)
     return record
 
 
@@ -85,15 +87,7 @@ def finished_classifier(
 ) -> tuple[dict[str, Any], Path]:
     """Return the configuration of a finished classifier run (see `run_config`) and its checkpoint."""
     config = run_config(run_dir, data_root)
-    status = read_status(run_dir)
-    if status["state"] != "finished":
-        raise UserError(
-            f"{run_dir}: this run is {status['state']}, expected finished; run its train command again"
-        )
-    file = run_dir / "checkpoints" / f"{checkpoint}.ckpt"
-    if not file.is_file():
-        raise UserError(f"{file}: no such checkpoint; set checkpoint=last, or train the run again")
-    return config, file
+    return config, finished_run(run_dir, checkpoint)[1]
 
 
 def prepare_as_trained(run_dir: Path, config: dict[str, Any]) -> tuple[Prepared, dict[str, Any]]:
@@ -128,29 +122,25 @@ def answers(
 
 def _predict(
     config: dict[str, Any], prepared: Prepared, checkpoint: Path, accelerator: Literal["auto", "cpu", "gpu"]
-) -> pd.DataFrame:
-    """Return one row per test image: row, image_id, patient_id, target:<class>, prob:<class>; sorted by row."""
-    rows, _, probabilities = answers(config, prepared.module(config), checkpoint, accelerator)
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the answers on the test images and on the validation images, predicted in one pass.
+
+    A row per image: row, image_id, patient_id, view, source, target:<class>, prob:<class>; sorted by row.
+    """
+    module = prepared.module(config)
+    parts = [prepared.rows[part] for part in ("test", "val")]
+    module.parts["test"] = np.concatenate(parts)  # the part that is predicted
+    rows, _, probabilities = answers(config, module, checkpoint, accelerator)
     index = prepared.cached.index
-    columns: dict[str, Any] = {
-        "row": rows,
-        "image_id": index["image_id"].to_numpy()[rows],
-        "patient_id": index["patient_id"].to_numpy()[rows],
-    }
+    columns: dict[str, Any] = {"row": rows}
+    for name in ("image_id", "patient_id", "view", "source"):
+        columns[name] = index[name].to_numpy()[rows]
     for position, name in enumerate(prepared.classes):
         columns[f"target:{name}"] = prepared.labels[rows, position]
         columns[f"prob:{name}"] = probabilities[:, position].astype(np.float32)
-    return pd.DataFrame(columns).sort_values("row", ignore_index=True)
-
-
-def load_task(config: dict[str, Any], checkpoint: Path) -> ClassifierTask:
-    """Return the classifier of a run's configuration with the weights of one of its checkpoints."""
-    node = config["task"]
-    if "pretrained" in (node.get("network") or {}):  # weights come from the checkpoint: nothing to fetch
-        node = {**node, "network": {**node["network"], "pretrained": False, "checkpoint_path": None}}
-    task: ClassifierTask = build(node)
-    task.load_state_dict(load_checkpoint(checkpoint)["state_dict"])
-    return task
+    frame = pd.DataFrame(columns).sort_values("row", ignore_index=True)
+    test, val = (frame[frame["row"].isin(part)].reset_index(drop=True) for part in parts)
+    return test, val
 
 
 def _facts(
@@ -185,16 +175,6 @@ def _facts(
         training=training_facts(config, run_dir, trained),
         departures=departures(config),
     )
-
-
-def model_key(classifier: dict[str, Any]) -> str:
-    """Name the network as reports do: our module, or timm's name bare (vgg16.tv_in1k, legacy_xception).
-
-    An ACRnet of other widths than the paper's has a name of its own, lest it stand in the paper's row.
-    """
-    name = str(classifier.get("name") or str(classifier["_target_"]).split(".")[2])
-    scale = classifier.get("width_multiplier", 1.0)
-    return name.partition(".")[0].removeprefix("legacy_") + (f"_x{scale:g}" if scale != 1 else "")
 
 
 def _weights(classifier: dict[str, Any]) -> str:
