@@ -10,18 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from cxr.evaluation.finding import lacking_warnings, one_class_warning, operating_points
 from cxr.files import atomic_path, write_json
 from cxr.metric.bootstrap import INTERVAL, draw_patients, estimate
-from cxr.metric.classification import confusion_matrix, decide
-from cxr.metric.resample import Resamples
+from cxr.metric.classification import confusion_matrix
 from cxr.metric.result import (
     PREDICTIONS,
     RESULT,
     SCHEMA,
+    VALIDATION,
     check_predictions,
     check_result,
     read_predictions,
@@ -92,13 +91,19 @@ def build_record(
     classes: Sequence[str],
     multi_label: bool = False,
     threshold: float = 0.5,
+    at_specificity: float = 0.9,
     n_resamples: int = 2000,
     bootstrap_seed: int = 0,
+    validation: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Score a table of predictions and return the record that `result.json` holds.
 
     Args:
-        predictions: columns row, image_id, patient_id, target:<class>, prob:<class>; one row per test image.
+        predictions: columns row, image_id, patient_id, view, source, target:<class>, prob:<class>; one row per
+            test image.
+        at_specificity: in (0, 1); an operating point has the highest sensitivity at this specificity.
+        validation: the same columns, one row per validation image: operating points are chosen there and nothing
+            is scored. None or empty: there are no operating points.
         classes: label names; with two and not `multi_label`, the second is the positive one.
 
     Raises:
@@ -123,6 +128,10 @@ def build_record(
             warnings.append(
                 f"{name} is not defined on this test set (a class has fewer than two positive or two negative images)"
             )
+    points, told = operating_points(
+        frame, validation, classes, resamples, multi_label=multi_label, at_specificity=at_specificity
+    )
+    warnings += told
     training = dict(facts.training)
     learned = {f"train_{name}": training.pop(name, None) for name in ("accuracy", "loss")}
     record = {
@@ -145,6 +154,7 @@ def build_record(
         "protocol": {
             **facts.protocol,
             "threshold": threshold,
+            "at_specificity": at_specificity,
             "interval": INTERVAL,
             "n_resamples": n_resamples,
             "bootstrap_seed": bootstrap_seed,
@@ -159,6 +169,7 @@ def build_record(
             },
         },
         "confusion": [] if multi_label else confusion_matrix(target, prob, threshold=threshold).tolist(),
+        "operating_points": points,
         "warnings": warnings,
         "wall_s": float(facts.wall_s),
         "training": training,
@@ -168,51 +179,18 @@ def build_record(
     return check_result(record, facts.run)
 
 
-def lacking_warnings(
-    target: npt.NDArray[np.float64], resamples: Resamples, classes: Sequence[str], *, multi_label: bool
-) -> list[str]:
-    """Return in how many resamples classes have no positive (or no negative) image though the test set has some."""
-    warnings = []
-    n_resamples = len(resamples.weights)
-    for kind, found in (("positives", target == 1), ("negatives", (target == 0) & multi_label)):
-        of_patient = np.zeros((resamples.n_patients, len(classes)))
-        np.add.at(of_patient, resamples.groups, found)
-        lacking = (resamples.weights @ of_patient == 0).sum(axis=0) * found.any(axis=0)
-        if lacking.any():
-            names = ", ".join(name for name, n in zip(classes, lacking, strict=True) if n)
-            warnings.append(
-                f"up to {lacking.max()} of {n_resamples} resamples lack {kind} of {names}: left out of their scores"
-            )
-    return warnings
-
-
-def one_class_warning(
-    target: npt.NDArray[np.float64],
-    prob: npt.NDArray[np.float64],
-    classes: Sequence[str],
-    *,
-    multi_label: bool,
-    threshold: float,
-) -> str | None:
-    """Return the warning for a model that gives every image the same answer, or None.
-
-    Two models of the talukdar paper did so and were reported with the base rate as their accuracy.
-    """
-    predicted = decide(prob, multi_label=multi_label, threshold=threshold)
-    failure = "a preprocessing or optimiser failure, not a result"
-    if (predicted != predicted[0]).any() or not (target != target[0]).any():
-        return None  # answers differ, or the test set itself holds one class only
-    if multi_label:
-        always = [name for name, yes in zip(classes, predicted[0], strict=True) if yes]
-        return f"gives every image the same labels ({', '.join(always) or 'none'}): {failure}"
-    only = int(predicted[0].argmax())
-    return f"predicts only {classes[only]} (the base rate, {100 * target[:, only].mean():.2f} %): {failure}"
-
-
-def write_result(run: Path, predictions: pd.DataFrame, record: Mapping[str, Any]) -> None:
-    """Write predictions.parquet, then result.json, each whole or not at all."""
+def write_result(
+    run: Path, predictions: pd.DataFrame, record: Mapping[str, Any], validation: pd.DataFrame | None = None
+) -> None:
+    """Write predictions_val.parquet, predictions.parquet, then result.json, each whole or not at all."""
     checked = check_result(dict(record), str(run / RESULT))
     frame = check_predictions(predictions, checked["classes"], str(run / PREDICTIONS))
+    if validation is not None and not validation.empty:
+        chosen_on = check_predictions(validation, checked["classes"], str(run / VALIDATION))
+        with atomic_path(run / VALIDATION) as temporary:
+            chosen_on.to_parquet(temporary, index=False)
+    else:
+        (run / VALIDATION).unlink(missing_ok=True)  # of an earlier evaluation
     with atomic_path(run / PREDICTIONS) as temporary:
         frame.to_parquet(temporary, index=False)
     write_json(run / RESULT, checked)

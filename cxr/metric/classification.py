@@ -1,4 +1,4 @@
-"""Scores of a classifier, in plain numpy: accuracy, macro precision/recall/F1, AUROC, AUPRC, confusion, ROC.
+"""Scores of a classifier, in plain numpy: accuracy, precision, recall, specificity, F1, AUROC, AUPRC, ECE, confusion.
 
 One algorithm serves the point value and the bootstrap: every score takes the image weights of R resamples
 at once and returns R values, and the point value is the resample in which each image counts once. Inside,
@@ -9,9 +9,12 @@ Conventions, tested against scikit-learn:
   single-label, more classes: the most probable one; multi-label: each label above `threshold`.
 - precision of a class that is never predicted is 0 (scikit-learn's `zero_division=0`; it is what makes the
   .36 of a one-class model); a class with no image in the target has no recall, so no macro score exists.
-- AUROC and AUPRC (average precision, no interpolation) need at least two positive and two negative images: with
-  one, the score is the rank of one image, and every resample that draws it says the same. The mean AUROC over
-  the classes exists where each of them does.
+- specificity of a class is the share of the images without it that are not given it (one class against the rest);
+  a class that every image has leaves it undefined, and with it the macro score.
+- AUROC and AUPRC (average precision, no interpolation) need at least two positive and two negative images. The mean
+  AUROC over the classes exists where each of them does.
+- `ece15` is the expected calibration error over 15 bins: of the most probable class in a single-label task; in a
+  multi-label one of each label (`ece15/<label>`), and their mean. See `cxr.metric.calibration`.
 """
 
 from __future__ import annotations
@@ -21,7 +24,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from cxr.metric.calibration import BINS, weighted_ece
+from cxr.metric.ranking import auprc, auroc, ranked_areas, roc_points
+
 __all__ = [
+    "ECE",
     "METRICS",
     "PER_CLASS",
     "WEIGHTED",
@@ -35,11 +42,10 @@ __all__ = [
     "weighted_scores",
 ]
 
-METRICS = ("accuracy", "precision_macro", "recall_macro", "f1_macro")
+METRICS = ("accuracy", "precision_macro", "recall_macro", "f1_macro", "specificity_macro")
 WEIGHTED = ("precision_weighted", "recall_weighted", "f1_weighted")  # by the images of each class
-PER_CLASS = ("precision", "recall", "f1", "auroc", "auprc")  # each a name "<score>/<class>"
-FEWEST = 2  # images of either kind that a ranking needs
-_CHUNK = 2_000_000  # weights held at once (resamples × images), 16 MB
+PER_CLASS = ("precision", "recall", "f1", "specificity", "auroc", "auprc")  # each a name "<score>/<class>"
+ECE = f"ece{BINS}"
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -47,8 +53,12 @@ Bools = npt.NDArray[np.bool_]
 
 
 def metric_names(classes: Sequence[str]) -> list[str]:
-    """Return the names of all scores in the order of a report: overall, the mean AUROC, class by class."""
-    return [*METRICS, *WEIGHTED, "auroc_macro", *(f"{score}/{c}" for score in PER_CLASS for c in classes)]
+    """Return the names of all scores in the order of a report: overall, the mean AUROC, ECE, class by class.
+
+    The last ones, ECE by class, exist in a multi-label task only.
+    """
+    by_class = [f"{score}/{c}" for score in (*PER_CLASS, ECE) for c in classes]
+    return [*METRICS, *WEIGHTED, "auroc_macro", ECE, *by_class]
 
 
 def decide(prob: npt.ArrayLike, *, multi_label: bool, threshold: float) -> Bools:
@@ -64,34 +74,6 @@ def confusion_matrix(target: npt.ArrayLike, prob: npt.ArrayLike, *, threshold: f
     """Return counts (C, C) of a single-label task, rows true, columns predicted, from (N, C) and (N, C)."""
     true = _one_hot(np.asarray(target, dtype=np.float64))
     return true.T.astype(np.int64) @ decide(prob, multi_label=False, threshold=threshold).astype(np.int64)
-
-
-def auroc(target: npt.ArrayLike, score: npt.ArrayLike) -> float | None:
-    """Area under the ROC curve of (N,) 0/1 targets, ties counted half; None below two of a class."""
-    y, s = _binary(target, score)
-    return _optional(_ranked(y, s, np.ones((1, y.size)), np.arange(y.size))[0][0])
-
-
-def auprc(target: npt.ArrayLike, score: npt.ArrayLike) -> float | None:
-    """Average precision, sum over thresholds of (recall step × precision); None below two of a class."""
-    y, s = _binary(target, score)
-    return _optional(_ranked(y, s, np.ones((1, y.size)), np.arange(y.size))[1][0])
-
-
-def roc_points(target: npt.ArrayLike, score: npt.ArrayLike) -> tuple[Floats, Floats] | None:
-    """Return (false positive rate, true positive rate), each (K,) from 0 to 1; None below two of a class."""
-    y, s = _binary(target, score)
-    if not _enough(y):
-        return None
-    n_positive = int(y.sum())
-    order = np.argsort(-s, kind="stable")
-    last = np.flatnonzero(np.r_[np.diff(s[order]) != 0, True])
-    true_positive = np.cumsum(y[order])[last]
-    false_positive = last + 1 - true_positive
-    return (
-        np.r_[0.0, false_positive / (y.size - n_positive)],
-        np.r_[0.0, true_positive / n_positive],
-    )
 
 
 def scores(
@@ -147,17 +129,29 @@ def weighted_scores(
         _one_hot(y)
     wanted = set(metric_names(classes) if names is None else names)
     found: dict[str, Floats] = {}
-    if any(not name.startswith(("auroc", "auprc")) for name in wanted):
+    if any(name.startswith(ECE) for name in wanted):
+        found |= _calibrated(y, p, g, w, multi_label, classes)
+    if any(not name.startswith(("auroc", "auprc", ECE)) for name in wanted):
         answers = decide(p, multi_label=multi_label, threshold=threshold)
         found |= _counted(y, answers, g, w, multi_label, classes)
     for c, name in enumerate(classes):
         if wanted & {f"auroc/{name}", f"auprc/{name}", "auroc_macro"}:
             known = ~np.isnan(y[:, c])
-            areas = _ranked(y[known, c] > 0.5, p[known, c], w, g[known])
+            areas = ranked_areas(y[known, c] > 0.5, p[known, c], w, g[known])
             found[f"auroc/{name}"], found[f"auprc/{name}"] = areas
     if "auroc_macro" in wanted:
         found["auroc_macro"] = np.mean([found[f"auroc/{name}"] for name in classes], axis=0)
-    return {name: found[name] for name in metric_names(classes) if name in wanted}
+    return {name: found[name] for name in metric_names(classes) if name in wanted and name in found}
+
+
+def _calibrated(
+    y: Floats, p: Floats, groups: Ints, weights: Floats, multi_label: bool, classes: Sequence[str]
+) -> dict[str, Floats]:
+    """ECE of the most probable class, or of each label and their mean."""
+    if not multi_label:
+        return {ECE: weighted_ece(y, p, None, groups, weights)}
+    by_label = {f"{ECE}/{name}": weighted_ece(y, p, c, groups, weights) for c, name in enumerate(classes)}
+    return {ECE: np.mean(list(by_label.values()), axis=0), **by_label}
 
 
 def _counted(
@@ -179,53 +173,14 @@ def _counted(
         recall = tp / (tp + fn)  # NaN for a class without images: no macro score then
         precision = np.where(tp + fp > 0, tp / (tp + fp), np.where(tp + fn > 0, 0.0, np.nan))
         f1 = np.where(tp + fn > 0, 2 * tp / (2 * tp + fp + fn), np.nan)
-    overall = dict(zip(METRICS, (accuracy, precision.mean(1), recall.mean(1), f1.mean(1)), strict=True))
+        specificity = tn / (tn + fp)  # NaN where every image has the class
+    means = (accuracy, precision.mean(1), recall.mean(1), f1.mean(1), specificity.mean(1))
+    overall = dict(zip(METRICS, means, strict=True))
     named = (("precision", precision), ("recall", recall), ("f1", f1))
+    by_class = (*named, ("specificity", specificity))
     share = (tp + fn) / (tp + fn).sum(1, keepdims=True)  # a class without images weighs nothing
     overall |= {f"{score}_weighted": (share * np.nan_to_num(v)).sum(1) for score, v in named}
-    return overall | {f"{score}/{name}": v[:, c] for score, v in named for c, name in enumerate(classes)}
-
-
-def _ranked(y: Bools, score: Floats, weights: Floats, groups: Ints) -> tuple[Floats, Floats]:
-    """AUROC and average precision of every resample (R,), from one sort; ties share one threshold."""
-    n_resamples = weights.shape[0]
-    area, precision = np.full(n_resamples, np.nan), np.full(n_resamples, np.nan)
-    if not _enough(y):
-        return area, precision
-    order = np.argsort(-score, kind="stable")
-    y, groups = y[order], groups[order]
-    starts = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])
-    rows = max(1, _CHUNK // y.size)
-    for first in range(0, n_resamples, rows):
-        w = weights[first : first + rows][:, groups]
-        positive = np.add.reduceat(w * y, starts, axis=1)
-        total = np.add.reduceat(w, starts, axis=1)
-        tp, predicted = np.cumsum(positive, axis=1), np.cumsum(total, axis=1)
-        n_positive = tp[:, -1]
-        n_negative = predicted[:, -1] - n_positive
-        above = tp - positive / 2  # positives ranked above each tie group, those inside it counted half
-        with np.errstate(divide="ignore", invalid="ignore"):
-            a = ((total - positive) * above).sum(1) / (n_positive * n_negative)
-            steps = np.where(positive > 0, positive * tp / predicted, 0.0)
-            b = steps.sum(1) / n_positive
-        defined = (n_positive > 0) & (n_negative > 0)
-        area[first : first + rows] = np.where(defined, a, np.nan)
-        precision[first : first + rows] = np.where(defined, b, np.nan)
-    return area, precision
-
-
-def _enough(y: Bools) -> bool:
-    """Say whether a ranking of these images is one: at least two positive and two negative."""
-    return bool(min(y.sum(), (~y).sum()) >= FEWEST)
-
-
-def _binary(target: npt.ArrayLike, score: npt.ArrayLike) -> tuple[Bools, Floats]:
-    y, s = np.asarray(target, dtype=np.float64), np.asarray(score, dtype=np.float64)
-    if y.shape != s.shape or y.ndim != 1:
-        raise ValueError(f"target {y.shape} and score {s.shape} must both be (images,)")
-    if not np.isfinite(s).all() or not np.isin(y, (0.0, 1.0)).all():
-        raise ValueError("targets must be 0 or 1 and scores finite")
-    return y > 0.5, s
+    return overall | {f"{score}/{name}": v[:, c] for score, v in by_class for c, name in enumerate(classes)}
 
 
 def _one_hot(target: Floats) -> Bools:

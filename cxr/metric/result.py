@@ -22,6 +22,7 @@ __all__ = [
     "PREDICTIONS",
     "RESULT",
     "SCHEMA",
+    "VALIDATION",
     "check_predictions",
     "check_result",
     "read_predictions",
@@ -29,9 +30,10 @@ __all__ = [
     "tables",
 ]
 
-SCHEMA = 2
+SCHEMA = 3
 RESULT = "result.json"
 PREDICTIONS = "predictions.parquet"
+VALIDATION = "predictions_val.parquet"  # the same columns; chooses operating points, is never scored
 HEATMAPS = "figures/gradcam/gradcam.json"  # what the pictures beside it show
 TARGET, PROB = "target:", "prob:"
 
@@ -57,6 +59,7 @@ KEYS: dict[str, tuple[type, ...]] = {
     "protocol": (dict,),
     "metrics": (dict,),
     "confusion": (list,),
+    "operating_points": (list,),
     "warnings": (list,),
     "wall_s": (int, float),
     "training": (dict,),
@@ -92,7 +95,7 @@ def read_result(run: Path) -> dict[str, Any]:
 def check_predictions(frame: pd.DataFrame, classes: Sequence[str], where: str) -> pd.DataFrame:
     """Check the columns and values of a predictions table; return it sorted by row, those columns only."""
     targets, probs = [TARGET + c for c in classes], [PROB + c for c in classes]
-    wanted = ["row", "image_id", "patient_id", *targets, *probs]
+    wanted = ["row", "image_id", "patient_id", "view", "source", *targets, *probs]
     missing = [c for c in wanted if c not in frame.columns]
     if missing:
         raise UserError(f"{where}: no column {', '.join(missing)}; expected {', '.join(wanted)}")

@@ -19,10 +19,13 @@ def evaluate(
     runs: list[str],
     checkpoint: Literal["last", "best"],
     threshold: float,
+    at_specificity: float,
     n_resamples: int,
     seed: int,
     accelerator: Literal["auto", "cpu", "gpu"],
     heatmaps: int,
+    heatmap_layer: str | None,
+    localisation: bool,
     data_root: Path | None,
     runs_dir: Path,
     synthetic_dir: Path,
@@ -59,17 +62,22 @@ def job(config: DictConfig) -> float | None:
         record = evaluate_run(
             run,
             data_root=data_root,
-            **{k: values[k] for k in ("checkpoint", "threshold", "n_resamples", "seed", "accelerator")},
+            **{
+                k: values[k]
+                for k in ("checkpoint", "threshold", "at_specificity", "n_resamples", "seed", "accelerator")
+            },
         )
         records.append(record)
         print(_line(record))
         for warning in record["warnings"]:
             print(f"  warning: {warning}")
-        if values["heatmaps"]:
-            from cxr.script.explain import explain_run
+        if values["heatmaps"] or values["localisation"]:
+            from cxr.script.explain import describe, explain_run
 
-            asked = {"n": values["heatmaps"], "seed": values["seed"], "accelerator": values["accelerator"]}
-            print(f"  heat maps: {explain_run(run, record, data_root=data_root, **asked)}")
+            asked = {k: values[k] for k in ("localisation", "n_resamples", "seed", "accelerator")}
+            layer, n = values["heatmap_layer"], values["heatmaps"]
+            listing = explain_run(run, record, n=n, layer=layer, data_root=data_root, **asked)
+            print("".join(f"  {line}\n" for line in describe(listing)), end="")
     if values.get("report") is not None:
         from cxr.report.build import build_report
 

@@ -32,6 +32,7 @@ def predictions(p: list[float], truth: list[int], patient: str | None = "x") -> 
     q, t = np.array(p, dtype="float32"), np.eye(2, dtype="float32")[truth]
     frame = pd.DataFrame({"row": np.arange(len(p))[::-1], "image_id": [f"i{i}" for i in range(len(p))]})
     frame["patient_id"] = [None if patient is None else f"{patient}{i // 2}" for i in range(len(p))]
+    frame["view"], frame["source"] = "PA", None
     for c, name in enumerate(CLASSES):
         frame[f"target:{name}"], frame[f"prob:{name}"] = t[:, c], (1 - q, q)[c]
     return frame
@@ -46,7 +47,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert (record["metrics"]["accuracy"]["n"], record["metrics"]["accuracy"]["n_patients"]) == (6, 3)
     assert record["confusion"] == [[2, 1], [0, 3]]
     assert record["protocol"]["image_size_px"] == 128
-    assert record["protocol"]["interval"] == "95 % patient bootstrap"
+    assert record["protocol"]["interval"] == "95 % patient bootstrap t"
     back = read_predictions(tmp_path / "run", CLASSES)
     assert back["row"].tolist() == list(range(6))
     assert back["image_id"].iloc[0] == "i5"
@@ -105,7 +106,7 @@ def test_reading_refuses_another_format_and_missing_keys(tmp_path: Path) -> None
     (tmp_path / "result.json").write_text('{"schema": 99}')
     with pytest.raises(UserError, match="format 99"):
         read_result(tmp_path)
-    (tmp_path / "result.json").write_text('{"schema": 2}')
+    (tmp_path / "result.json").write_text('{"schema": 3}')
     with pytest.raises(UserError, match="no 'paper'"):
         read_result(tmp_path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from cxr.metric.bootstrap import (
     Answers,
@@ -13,7 +14,7 @@ from cxr.metric.bootstrap import (
     paired_difference,
     paired_difference_folds,
 )
-from cxr.metric.classification import metric_names, scores, weighted_scores
+from cxr.metric.classification import scores, weighted_scores
 
 CLASSES = ["N", "P"]
 
@@ -40,17 +41,22 @@ def test_weights_equal_taking_the_images_again() -> None:
     for r in range(6):
         rows = np.repeat(np.arange(36), drawn.weights[r, drawn.groups].astype(int))
         again = scores(target[rows], prob[rows], CLASSES, multi_label=False, threshold=0.5)
-        for name in metric_names(CLASSES):
+        for name in found:
             assert found[name][r] == pytest.approx(again[name], abs=1e-9)
 
 
 def test_by_hand_two_patients() -> None:
-    """Patient a always right, b always wrong: resamples score 0, 1/2, 1 with chance 1/4, 1/2, 1/4."""
+    """Patient a always right, b always wrong: resamples score 0, 1/2, 1 with chance 1/4, 1/2, 1/4.
+
+    Their variance is 1/8, times 2 / (2 - 1) for the two patients: SE 1/2, on the logit scale 2; t(1) is 12.7.
+    """
     target = np.eye(2)[[0, 1, 0, 1]]
     prob = np.array([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9], [0.9, 0.1]])
     drawn = draw_patients(["a", "a", "b", "b"], n_resamples=4000, seed=0)
     found = estimate(target, [prob], CLASSES, drawn, multi_label=False, threshold=0.5)["accuracy"]
-    assert (found.value, found.low, found.high, found.n, found.n_patients) == (0.5, 0.0, 1.0, 4, 2)
+    assert (found.value, found.n, found.n_patients) == (0.5, 4, 2)
+    assert found.low is not None and np.log(found.low) == pytest.approx(-2 * 12.706, rel=0.03)
+    assert found.high == pytest.approx(1 - found.low)
     assert np.mean(drawn.weights[:, 0] == 2) == pytest.approx(0.25, abs=0.03)
 
 
@@ -71,23 +77,6 @@ def test_images_without_a_patient_stand_alone() -> None:
     assert drawn.groups[0] == drawn.groups[2]
 
 
-def test_coverage_on_clustered_data() -> None:
-    """The true accuracy lies inside about 95 % of patient intervals, and in far fewer image intervals."""
-    true = float(np.mean(1 / (1 + np.exp(-np.random.default_rng(9).normal(1.0, 2.0, 200_000)))))
-    inside = {"patients": 0, "images": 0}
-    for seed in range(120):
-        target, prob, patients = _data(60, 8, 100 + seed, spread=2.0)
-        for unit, ids in (("patients", patients), ("images", [str(i) for i in range(480)])):
-            drawn = draw_patients(ids, n_resamples=200, seed=seed)
-            found = estimate(
-                target, [prob], CLASSES, drawn, multi_label=False, threshold=0.5, names=["accuracy"]
-            )["accuracy"]
-            assert found.low is not None and found.high is not None
-            inside[unit] += found.low <= true <= found.high
-    assert 0.86 <= inside["patients"] / 120 <= 0.99
-    assert inside["images"] / 120 < 0.8
-
-
 def test_pairing_narrows_the_difference_and_equal_arms_differ_by_zero() -> None:
     target, prob, patients = _data(80, 3, 5)
     better = prob.copy()
@@ -97,7 +86,7 @@ def test_pairing_narrows_the_difference_and_equal_arms_differ_by_zero() -> None:
     drawn = draw_patients(patients, n_resamples=500, seed=0)
     options = {"multi_label": False, "threshold": 0.5, "names": ["accuracy"]}
     same = paired_difference(target, [prob], [prob], CLASSES, drawn, **options)["accuracy"]
-    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    assert (same.value, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
     found = paired_difference(target, [better], [prob], CLASSES, drawn, **options)["accuracy"]
     single = estimate(target, [prob], CLASSES, drawn, **options)["accuracy"]
     assert found.value == pytest.approx(6 / 240)
@@ -121,9 +110,14 @@ def test_seeds_are_averaged_and_their_spread_widens_the_second_interval() -> Non
     assert found.seed_std == pytest.approx(0.1)
     assert None not in (found.low, found.high, found.low_seeds, found.high_seeds)
     assert found.low_seeds < found.low < found.value < found.high < found.high_seeds
-    # variance over seeds of the mean of 3 is 0.1² / 3: the seed part alone is about ±1.96 × 0.058
-    extra = (found.high_seeds - found.low_seeds) ** 2 - (found.high - found.low) ** 2
-    assert np.sqrt(extra) / 2 == pytest.approx(1.96 * 0.1 / np.sqrt(3), rel=0.35)
+    # the variance of the mean of 3 seeds is 0.1² / 3, with 2 degrees of freedom (Satterthwaite); 50 patients have 49
+    half = (_logit(found.high) - _logit(found.low)) / 2
+    own = (half / t.ppf(0.975, 49) * 0.8 * 0.2) ** 2
+    total = own + 0.1**2 / 3
+    df = total**2 / (own**2 / 49 + (0.1**2 / 3) ** 2 / 2)
+    wide = t.ppf(0.975, df) * np.sqrt(total) / (0.8 * 0.2)
+    assert _logit(found.high_seeds) - _logit(0.8) == pytest.approx(wide)
+    assert _logit(found.low_seeds) - _logit(0.8) == pytest.approx(-wide)
 
 
 def test_resamples_without_a_class_are_left_out_and_counted() -> None:
@@ -131,7 +125,11 @@ def test_resamples_without_a_class_are_left_out_and_counted() -> None:
     prob = np.array([[0.2, 0.8], [0.3, 0.7], [0.9, 0.1], [0.8, 0.2], [0.6, 0.4]])
     drawn = draw_patients(["a", "a", "b", "c", "d"], n_resamples=400, seed=0)
     found = estimate(target, [prob], CLASSES, drawn, multi_label=False, threshold=0.5)["auroc/P"]
-    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
+    assert (found.value, found.low, found.high) == (
+        1.0,
+        None,
+        None,
+    )  # one patient has positives: nothing is known
     assert found.n_undefined == pytest.approx(400 * (0.75**4 + 0.25**4), abs=40)
 
 
@@ -155,7 +153,10 @@ def test_folds_by_hand() -> None:
     )
     found = estimate_folds([first, second], CLASSES, **OPTIONS, names=["accuracy", "recall/P"])
     score = found["accuracy"]
-    assert (score.value, score.low, score.high) == (0.75, 0.5, 1.0)
+    # variance 1/32 of the mean, times 3 patients / (3 - 2 folds); t(1)
+    half = 12.706 * np.sqrt(3 / 32) / (0.75 * 0.25)
+    assert score.value == 0.75 and score.low is not None
+    assert _logit(score.low) == pytest.approx(_logit(0.75) - half, rel=0.03)
     assert (score.n, score.n_patients, score.n_seeds, score.n_folds) == (10, 3, 1, 2)
     assert (found["recall/P"].value, found["recall/P"].n_folds) == (None, 0)
 
@@ -195,13 +196,23 @@ def test_folds_equal_a_loop_that_takes_the_images_again() -> None:
     found = estimate_folds(folds, CLASSES, **OPTIONS, names=names)
     pair = paired_difference_folds(folds, other, CLASSES, **OPTIONS, names=names)
     for name in names:
-        low, high = np.percentile([loop(folds, name, r) for r in range(60)], (2.5, 97.5))
+        # all three scores of the 34 patients and 3 folds; the rarer class bears on two of them
+        truth = np.concatenate([np.asarray(fold.target)[::3, 1] for fold in folds])
+        units = {"accuracy": 34, "auroc/P": 0, "f1_macro": 0}[name] or sum(
+            int(min(side.sum(), side.size - side.sum())) for side in np.split(truth, (14, 23))
+        )
+        draws = np.array([loop(folds, name, r) for r in range(60)])
+        value = loop(folds, name, None)
+        se = np.sqrt(draws.var(ddof=1) * units / (units - 3))
+        half = t.ppf(0.975, units - 3) * se / (value * (1 - value))
+        low, high = 1 / (1 + np.exp(half - _logit(value))), 1 / (1 + np.exp(-half - _logit(value)))
         score = found[name]
         assert (score.value, score.low, score.high) == pytest.approx((loop(folds, name, None), low, high))
-        low, high = np.percentile(
-            [loop(folds, name, r) - loop(other, name, r) for r in range(60)], (2.5, 97.5)
-        )
+        draws = draws - np.array([loop(other, name, r) for r in range(60)])
         value = loop(folds, name, None) - loop(other, name, None)
+        se = np.sqrt(draws.var(ddof=1) * units / (units - 3))
+        low, high = value - t.ppf(0.975, units - 3) * se, value + t.ppf(0.975, units - 3) * se
+        assert pair[name].p == pytest.approx(2 * t.sf(abs(value) / se, units - 3))
         assert (pair[name].value, pair[name].low, pair[name].high) == pytest.approx((value, low, high))
         assert pair[name].n == 3 * 34 and pair[name].n_patients == 34
 
@@ -227,6 +238,10 @@ def test_a_fold_without_a_class_is_left_out_of_its_score() -> None:
     assert both["auroc/P"].n_folds == 3 and both["accuracy"].n_folds == 4
     assert both["auroc/P"].value == estimate_folds(folds, CLASSES, **OPTIONS)["auroc/P"].value
     assert both["auroc/P"].n == 3 * 34 + 4
+
+
+def _logit(x: float) -> float:
+    return float(np.log(x / (1 - x)))
 
 
 def _noisy(target: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -64,6 +64,8 @@ def fabricate(
         target[:, -1] = 0
         prob = np.clip(0.3 * target + 0.6 * rng.random(target.shape), 0, 1)
     frame = pd.DataFrame({"row": np.arange(n), "image_id": [f"i{first + i:04d}" for i in range(n)]})
+    frame["view"] = np.where(np.arange(n) % 3 == 0, "AP", "PA")
+    frame["source"] = None
     frame["patient_id"] = [f"p{(first + i) // 3}" if patients else None for i in range(n)]
     for c, label in enumerate(names):
         frame[f"target:{label}"], frame[f"prob:{label}"] = target[:, c], prob[:, c]
