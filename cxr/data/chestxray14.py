@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr.data.index import LABEL, hash_files, make_index, require_path
+from cxr.data.index import LABEL, DatasetNotFound, hash_files, make_index, require_path
 from cxr.data.listing import (
     ListedSource,
     Missing,
@@ -189,12 +189,15 @@ class ChestXray14(ListedSource):
 
         Columns: image (file name), image_id (as in the index; None: not on the disk), label,
         box_x, box_y, box_w, box_h: left, top, width and height as fractions of the image. All are
-        on official test images.
+        on official test images; an image may have several of one label.
+
+        Raises:
+            DatasetNotFound: there is no list of boxes.
         """
         file = find_file(self._beside(), BOXES)
         if file is None:
-            raise UserError(
-                f"{self._beside()[0]}: expected {BOXES[0]} in it (also .gz), which holds the boxes"
+            raise DatasetNotFound(
+                f"{self._beside()[0]}: expected {BOXES[0]} in it (also .gz), which holds the boxes; {self.published}"
             )
         places = self._places if self.root is not None else {}
         rows = []

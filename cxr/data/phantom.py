@@ -107,6 +107,17 @@ class Phantom:
         body, shot, lesions = self._scene(n)
         return render(body, shot, lesions, self.size_px)
 
+    def boxes(self) -> pd.DataFrame:
+        """Return one box per image and finding, for scoring heat maps; from outlines, nothing is rendered.
+
+        Columns: image_id, label, box_x, box_y, box_w, box_h: left, top, width, height as fractions of the picture.
+        """
+        rows = []
+        for n in range(self.n_patients * self.images_per_patient):
+            _, shot, lesions = self._scene(n)
+            rows += [(f"phantom/{n:06d}", one.name, *_around([one], shot)) for one in lesions]
+        return pd.DataFrame(rows, columns=["image_id", "label", "box_x", "box_y", "box_w", "box_h"])
+
     def mask(self, path: str, finding: str | None = None) -> npt.NDArray[np.bool_]:
         """Return where one finding (None: any) is: (size_px, size_px) bool, all False if absent."""
         n = self._number(path)
@@ -152,11 +163,7 @@ class Phantom:
 
     def _box(self, n: int) -> tuple[float, float, float, float]:
         _, shot, lesions = self._scene(n)
-        if not lesions:
-            return (float("nan"),) * 4
-        points = np.concatenate([lesion.outline @ shot.pose[:, :2].T + shot.pose[:, 2] for lesion in lesions])
-        low, high = np.clip(points.min(axis=0), 0, 1), np.clip(points.max(axis=0), 0, 1)
-        return float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])
+        return _around(lesions, shot) if lesions else (float("nan"),) * 4
 
     def _hash(self, n: int) -> str:
         patient = n // self.images_per_patient
@@ -172,3 +179,10 @@ class Phantom:
             },
             64,
         )
+
+
+def _around(lesions: list[Lesion], shot: Exposure) -> tuple[float, float, float, float]:
+    """Return left, top, width and height of the box around findings, in fractions of the picture."""
+    points = np.concatenate([lesion.outline @ shot.pose[:, :2].T + shot.pose[:, 2] for lesion in lesions])
+    low, high = np.clip(points.min(axis=0), 0, 1), np.clip(points.max(axis=0), 0, 1)
+    return float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])

@@ -18,7 +18,8 @@ from cxr.classifier.base import Classifier
 from cxr.classifier.covid_cnn import CovidCNN
 from cxr.classifier.talukdar_cnn import TalukdarCNN
 from cxr.errors import UserError
-from cxr.evaluation.heatmap import Explained, choose, gradcam, most_probable, write_heatmaps
+from cxr.evaluation.heatmap import choose, gradcam, most_probable
+from cxr.evaluation.overlay import Explained, write_heatmaps
 from cxr.loss.classification import BCE
 from cxr.metric.result import HEATMAPS
 from cxr.task.classifier import ClassifierTask
@@ -114,10 +115,10 @@ def test_our_networks_are_explained_as_autograd_would(name: str) -> None:
 def test_a_network_without_a_map_is_refused() -> None:
     network = Two([[1.0, 0.0], [0.0, 1.0]])
     network.last_conv = "out"
-    with pytest.raises(UserError, match=r"no feature map .*; set heatmaps=0"):
+    with pytest.raises(UserError, match=r"no feature map .*; set heatmap_layer=.*heatmaps=0"):
         gradcam(task(network, 2), IMAGE, np.array([[0]]))
     del network.last_conv
-    with pytest.raises(UserError, match=r"no last_conv.*; set heatmaps=0"):
+    with pytest.raises(UserError, match=r"no last_conv.*heatmaps=0"):
         gradcam(task(network, 2), IMAGE, np.array([[0]]))
 
 
@@ -155,7 +156,7 @@ def test_pictures_and_listing(tmp_path: Path) -> None:
     assert listing["layer"] == "x"
     assert listing["images"] == [
         {
-            "file": "01.png", "image_id": "i1", "labels": ["a$b", "c"], "peaks": [3.0, 0.0],
+            "file": "01.png", "image_id": "i1", "labels": ["a$b", "c"], "localisation": {}, "peaks": [3.0, 0.0],
             "probabilities": [0.9, 0.1], "true": ["a$b"],
         }
     ]  # fmt: skip

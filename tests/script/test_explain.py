@@ -62,4 +62,5 @@ def test_heat_maps_of_a_run(labels: list[str]) -> None:
     assert listing.stat().st_mtime_ns == before
     record = json.loads(Path("runs/r/result.json").read_text())
     with pytest.raises(UserError, match=r"heatmaps: got -1.*set heatmaps=0"):
-        explain_run(Path("runs/r"), record, n=-1, seed=0, accelerator="cpu", data_root=None)
+        explain_run(Path("runs/r"), record, n=-1, localisation=False, layer=None, n_resamples=20, seed=0,
+                    accelerator="cpu", data_root=None)  # fmt: skip
