@@ -1,14 +1,20 @@
-"""From a classifier's answers on real and synthetic images to their scores, with intervals and the real-real null.
+"""From features of real and synthetic images to their scores, with intervals and the real-real null.
 
-Both estimates are biased at small n, FID upwards and IS downwards, and a resample of a sample is biased once more, so
-a percentile interval lies on the wrong side of the value (of FID at a true distance of 0 it excludes 0). Intervals
+FID and IS are biased at small n, FID upwards and IS downwards, and a resample of a sample is biased once more, so
+a percentile interval lies on the wrong side of the value (of FID at a true distance of 0 it excludes 0). Their intervals
 are basic ones, 2 value - percentile (Davison & Hinkley 1997, 5.2.1), which take that bias off, cut at what the score
 can be. The printed value, biased as everyone's is, may therefore lie outside its interval. Real images are drawn by
-patient, synthetic ones singly. They hold for this GAN and this classifier: a second training of either is not in
+patient, synthetic ones singly. They hold for this GAN and this extractor: a second training of either is not in
 them. With some tens of images they are too narrow (IS of 40: about 90 % instead of 95 %).
 
-The null cuts the patients into two halves, again and again: FID of one half to the other is what real images score
-at that n. Beside it stands the FID of as many synthetic images to the same half. Above the null: something differs.
+FID has an interval only where features are few for the images (at most 64, and 4 images of each set for each): with
+more, its bias is not small, a resample's is another, and no bootstrap takes it off. What remains is the value with its
+n beside the null. KID has no bias, and an interval in any dimension. Precision, recall, density and coverage are means
+over images: their intervals resample those images and hold the other set's balls fixed.
+
+The null cuts the patients into two halves, again and again: the score of one half to the other is what real images get
+at that n. Beside it stands that of as many synthetic images to the same half. FID or KID above the null, or the others
+below it: something differs.
 """
 
 from __future__ import annotations
@@ -21,15 +27,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr.errors import UserError
+from cxr.evaluation.halves import cuts, null_and_same_n
+from cxr.evaluation.interval import basic, percentiles, seed_of
 from cxr.metric.frechet import distance, frechet_distance, resampled_moments
 from cxr.metric.inception_score import inception_score, resampled_inception_scores
+from cxr.metric.kid import kernel, kid, mmd2_within, resampled_mmd2
+from cxr.metric.prdc import Neighbours, distances, neighbours
 from cxr.metric.resample import Resamples, draw_patients
 
-__all__ = ["INTERVAL", "Answers", "frechet_record", "inception_records", "shares_warning"]
+__all__ = [
+    "INTERVAL",
+    "Answers",
+    "frechet_record",
+    "inception_records",
+    "kid_record",
+    "neighbour_records",
+    "shares_warning",
+]
 
 INTERVAL = "95 % basic bootstrap"
-_TAILS = (2.5, 97.5)
+IMAGES_PER_FEATURE = 4  # fewer in the smaller set, and FID has no interval
+MANY_FEATURES = 64  # FID has no interval above it, and its null takes few cuts: they cost (cuts d³)
+FEW_CUTS = 10
+NEIGHBOURS = ("precision", "recall", "density", "coverage")
+NO_CUT: dict[str, Any] = {"null": None, "same_n": None}
+LEGACY = "looks at no real image; ImageNet's or few classes say little of radiographs: kept because papers print it"
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -61,15 +83,16 @@ def inception_records(
     found = {}
     for stream, (name, one) in enumerate((("real", real), ("synthetic", synthetic))):
         score = inception_score(one.probabilities, splits=splits, seed=seed)
-        resamples = one.resamples(n_resamples, _seed(seed, stream))
+        resamples = one.resamples(n_resamples, seed_of(seed, stream))
         drawn = resampled_inception_scores(one.probabilities, resamples, splits=splits, seed=seed)
-        low, high = _basic(score.value, drawn, (1.0, float(one.probabilities.shape[1])))
+        low, high = basic(score.value, drawn, (1.0, float(one.probabilities.shape[1])))
         found[name] = {
             "value": score.value,
             "low": low,
             "high": high,
             "interval": INTERVAL,
             "std_over_splits": score.std,
+            "legacy": LEGACY,
             "n": len(one.probabilities),
             "n_patients": resamples.n_patients if name == "real" else None,
         }
@@ -91,22 +114,122 @@ def frechet_record(
     images against the same halves: the mean, and the 2.5th and 97.5th percentile over cuts, which says how
     much the cut matters and is no interval. Both None with fewer than two patients or too few images to cut.
     """
+    d, fewest = real.shape[1], min(len(real), len(synthetic))
     value = frechet_distance(real, synthetic)
-    streams = [draw_patients(p, n_resamples=n_resamples, seed=_seed(seed, i))
-               for i, p in enumerate((patients, [None] * len(synthetic)))]  # fmt: skip
-    drawn = distance(resampled_moments(real, streams[0]), resampled_moments(synthetic, streams[1]))
-    low, high = _basic(value, drawn, (0.0, math.inf))
-    null, same_n = _halves(real, synthetic, streams[0].groups, n_halves, _seed(seed, 2))
+    low, high, why = None, None, None
+    streams = _streams(patients, len(synthetic), n_resamples, seed)
+    if d > MANY_FEATURES or fewest < IMAGES_PER_FEATURE * d:
+        why = f"{d} features of {fewest} images: its bias is not small, and resampling cannot tell it"
+    else:
+        drawn = distance(resampled_moments(real, streams[0]), resampled_moments(synthetic, streams[1]))
+        low, high = basic(value, drawn, (0.0, math.inf))
+    joint = np.concatenate([real, synthetic])
+    n_cuts = n_halves if d <= MANY_FEATURES else min(n_halves, FEW_CUTS)
+    halves = cuts(streams[0].groups, len(synthetic), n_halves=n_cuts, seed=seed_of(seed, 2))
+    beside = null_and_same_n(halves, lambda a, b: [frechet_distance(joint[a], joint[b])]) or [NO_CUT]
+    return {
+        "value": value,
+        "low": low,
+        "high": high,
+        "interval": None if why else INTERVAL,
+        "no_interval": why,
+        **_counts(streams, synthetic),
+        **beside[0],
+    }
+
+
+def kid_record(
+    real: Floats,
+    synthetic: Floats,
+    patients: Sequence[str | None],
+    *,
+    n_resamples: int,
+    n_halves: int,
+    seed: int,
+    n_subsets: int,
+) -> dict[str, Any]:
+    """Return KID of features (N, d) and (M, d), at least 2 of each: as `frechet_record`, and `subsets`.
+
+    The value is over all images; `subsets` the mean, std, size and number that papers print, None below 4 images.
+    """
+    joint = kernel(both := np.concatenate([real, synthetic]), both)
+    streams = _streams(patients, len(synthetic), n_resamples, seed)
+    rows = np.arange(len(joint))
+    value = mmd2_within(joint, rows[: len(real)], rows[len(real) :])
+    low, high = basic(value, resampled_mmd2(joint, *streams), (-math.inf, math.inf))
+    subsets = None
+    if min(len(real), len(synthetic)) >= 4:
+        one = kid(real, synthetic, n_subsets=n_subsets, seed=seed)
+        subsets = {"value": one.value, "std": one.std, "size": one.subset_size, "n": one.n_subsets}
+    halves = cuts(streams[0].groups, len(synthetic), n_halves=n_halves, seed=seed_of(seed, 2))
+    beside = null_and_same_n(halves, lambda a, b: [mmd2_within(joint, a, b)]) or [NO_CUT]
     return {
         "value": value,
         "low": low,
         "high": high,
         "interval": INTERVAL,
-        "n_real": len(real),
+        **_counts(streams, synthetic),
+        "subsets": subsets,
+        **beside[0],
+    }
+
+
+def neighbour_records(
+    real: Floats,
+    synthetic: Floats,
+    patients: Sequence[str | None],
+    *,
+    n_resamples: int,
+    n_halves: int,
+    seed: int,
+    k_precision: int,
+    k_density: int,
+) -> dict[str, dict[str, Any]]:
+    """Return {"precision", "recall", "density", "coverage"} of features (N, d) and (M, d), as `frechet_record`."""
+    joint = distances(both := np.concatenate([real, synthetic]), both)
+    rows, ks = np.arange(len(joint)), {"k_precision": k_precision, "k_density": k_density}
+    found = neighbours(joint, rows[: len(real)], rows[len(real) :], **ks)
+    streams = _streams(patients, len(synthetic), n_resamples, seed)
+    halves = cuts(streams[0].groups, len(synthetic), n_halves=n_halves, seed=seed_of(seed, 2))
+    halves = [one for one in halves if min(len(one.first), len(one.other)) > max(k_precision, k_density)]
+    beside = null_and_same_n(halves, lambda a, b: _means(neighbours(joint, a, b, **ks))) or [NO_CUT] * 4
+    records = {}
+    for name, value, null in zip(NEIGHBOURS, _means(found), beside, strict=True):
+        values, drawn = getattr(found, name), streams[1 if name in ("precision", "density") else 0]
+        sums = np.bincount(drawn.groups, values, minlength=drawn.n_patients)
+        sizes = np.bincount(drawn.groups, minlength=drawn.n_patients)
+        low, high = percentiles((drawn.weights @ sums) / (drawn.weights @ sizes))
+        records[name] = {
+            "value": value,
+            "low": low,
+            "high": high,
+            "interval": "95 % percentile bootstrap, the other set held fixed",
+            **_counts(streams, synthetic),
+            **null,
+        }
+    return records
+
+
+def _means(found: Neighbours) -> list[float]:
+    return [float(getattr(found, name).mean()) for name in NEIGHBOURS]
+
+
+def _streams(
+    patients: Sequence[str | None], n_synthetic: int, n_resamples: int, seed: int
+) -> tuple[Resamples, Resamples]:
+    """Draw the real images by patient and, independently, the synthetic ones singly."""
+    real, made = (
+        draw_patients(one, n_resamples=n_resamples, seed=seed_of(seed, stream))
+        for stream, one in enumerate((patients, [None] * n_synthetic))
+    )
+    return real, made
+
+
+def _counts(streams: tuple[Resamples, Resamples], synthetic: Floats) -> dict[str, int]:
+    return {
+        "n_real": len(streams[0].groups),
         "n_patients": streams[0].n_patients,
         "n_synthetic": len(synthetic),
-        "null": null,
-        "same_n": same_n,
     }
 
 
@@ -121,58 +244,3 @@ def shares_warning(real: dict[str, int], synthetic: dict[str, int]) -> str | Non
         return None
     told = " and ".join(f"{100 * share.get(worst, 0.0):.0f} %" for share in shares)
     return f"{worst} is {told} of the real and the synthetic images: part of the distance is that mixture"
-
-
-def _halves(
-    real: Floats, synthetic: Floats, groups: Ints, n_halves: int, seed: int
-) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """Return null and same_n, see `frechet_record`."""
-    rng = np.random.default_rng(seed)
-    sizes = np.bincount(groups)
-    rows: list[tuple[float, float, int, int]] = []
-    for _ in range(n_halves if len(sizes) > 1 else 0):
-        order = rng.permutation(len(sizes))
-        # the first patients up to half of the images, at least one and not all
-        cut = int(np.clip(np.searchsorted(np.cumsum(sizes[order]), len(groups) / 2) + 1, 1, len(sizes) - 1))
-        first = np.isin(groups, order[:cut])
-        n = min(int((~first).sum()), len(synthetic))
-        if first.sum() < 2 or n < 2:
-            continue
-        other = rng.choice(np.flatnonzero(~first), n, replace=False)
-        made = rng.choice(len(synthetic), n, replace=False)
-        half = real[first]
-        pair = (frechet_distance(half, real[other]), frechet_distance(half, synthetic[made]))
-        rows.append((*pair, int(first.sum()), n))
-    if not rows:
-        return None, None
-    table = np.array(rows)
-    counts = {"n_first": float(table[:, 2].mean()), "n_second": float(table[:, 3].mean()), "cuts": len(rows)}
-    return _spread(table[:, 0], counts), _spread(table[:, 1], counts)
-
-
-def _spread(values: Floats, counts: dict[str, Any]) -> dict[str, Any]:
-    low, high = _percentiles(values)
-    return {"value": float(values.mean()), "low": low, "high": high, **counts}
-
-
-def _basic(value: float, drawn: Floats, within: tuple[float, float]) -> tuple[float | None, float | None]:
-    """Return 2 value - percentiles, cut to what the score can be."""
-    low, high = _percentiles(drawn)
-    if low is None or high is None:
-        return None, None
-    return float(np.clip(2 * value - high, *within)), float(np.clip(2 * value - low, *within))
-
-
-def _percentiles(drawn: Floats) -> tuple[float | None, float | None]:
-    defined = drawn[np.isfinite(drawn)]
-    if defined.size == 0:
-        return None, None
-    low, high = np.percentile(defined, _TAILS)
-    return float(low), float(high)
-
-
-def _seed(seed: int, stream: int) -> int:
-    """Return a seed of its own for each stream, so that real and synthetic draws are independent."""
-    if seed < 0:
-        raise UserError(f"seed: got {seed}, expected 0 or more; set seed=0")
-    return int(np.random.SeedSequence([seed, stream]).generate_state(1)[0])

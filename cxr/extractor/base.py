@@ -75,7 +75,7 @@ def extract(
         extractor.network.to(device).eval()
     parts: list[tuple[Tensor, Tensor | None]] = []
     # float32 throughout, as the CPU: TF32 keeps 10 bits of a product; a trainer's autocast must not reach here
-    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)  # type: ignore[no-untyped-call]
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     with torch.inference_mode(), torch.autocast(torch.device(device).type, enabled=False), exact:
         for start in range(0, len(images), batch):
             some = images[start : start + batch]

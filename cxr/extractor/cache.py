@@ -19,7 +19,7 @@ __all__ = ["cache_key", "cached_answer"]
 
 def cache_key(extractor: Extractor, images: npt.NDArray[np.uint8]) -> str:
     """Return the hash of images (N, S, S) in their order and of what the extractor does to them."""
-    pixels = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
+    pixels = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
     about = {"name": extractor.name, "layer": extractor.layer, "protocol": extractor.protocol}
     return digest({"pixels": pixels, "shape": images.shape, **about}, 32)
 

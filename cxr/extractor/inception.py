@@ -32,7 +32,7 @@ class InceptionExtractor(Extractor):
             UserError: no such file, a file of another network, a damaged one, or no way to fetch it.
         """
         file = _published() if weights_path is None else Path(weights_path)
-        self.network = _load(file)
+        self.network = self._inception = _load(file)
         sha256 = file_sha256(file)
         if weights_path is None and not sha256.startswith(PUBLISHED):
             raise UserError(
@@ -54,7 +54,7 @@ class InceptionExtractor(Extractor):
 
     def answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map uint8 (B, 1, S, S) to float32 features (B, 2048) and logits (B, 1008)."""
-        features, logits = self.network(images.expand(-1, 3, -1, -1))
+        features, logits = self._inception(images.expand(-1, 3, -1, -1))
         return features, logits
 
 

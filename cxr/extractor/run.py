@@ -63,8 +63,8 @@ class RunExtractor(Extractor):
         self.network = self.task = load_task(self.config, self.checkpoint)
         self.task.eval()
         self.name, self.layer = f"{model_key(self.config['classifier'])}@{self.sha256[:8]}", features
+        self._size_px = self.task.network.image_size_px
         self._head = _last_dense(self.task.network, self.task.network.n_outputs)
-        size_px = self.task.network.image_size_px
         self.protocol: dict[str, Any] = {
             "extractor": f"run {self.run_dir.name}",
             "weights_sha256": self.sha256,
@@ -74,7 +74,7 @@ class RunExtractor(Extractor):
                 "penultimate": self._head.in_features if self._head is not None else None,
             }[features],
             "layer": features,
-            "input_px": size_px,
+            "input_px": self._size_px,
             "resize": "none: images of another size are refused",
             "quantisation": "uint8 to [-1, 1], nothing is rounded",
             "channels": f"one, repeated to {self.task.network.channels}",
@@ -85,25 +85,38 @@ class RunExtractor(Extractor):
             raise UserError(f"{self.run_dir}: its network does not end in a dense layer, and has no penultimate features; "
                             "set extractor.features=logits")  # fmt: skip
 
-    def answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def answer(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Map uint8 (B, 1, S, S) to float32 features (B, d) and logits (B, n_classes), whose softmax is its answer.
 
-        Of two classes with one output the logits are (0, z); of independent labels they are as the task's.
+        Of two classes with one output the logits are (0, z); independent labels have none.
+
+        Raises:
+            UserError: images of another size than it was trained on.
         """
-        if self.layer == "penultimate" and self._head is not None:
-            seen: list[Tensor] = []
-            hook = self._head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-            try:
-                logits = self.task(images)
-            finally:
-                hook.remove()
-            features = seen[-1].flatten(1).float()
-        else:
-            logits = self.task(images)
-            features = self.task.probabilities(logits) if self.layer == "softmax" else logits
-        if self.exclusive and logits.shape[1] == 1:
+        if images.shape[-1] != self._size_px:
+            raise UserError(f"extractor.run: {self.run_dir.name} takes images of {self._size_px} px, got {images.shape[-1]} px; "
+                            "set extractor.run=… to a classifier of that size, or extractor=inception")  # fmt: skip
+        logits, before = self._forward(images)
+        features = {"penultimate": before, "logits": logits}.get(self.layer)
+        if features is None:
+            features = self.task.probabilities(logits)
+        if not self.exclusive:
+            return features, None
+        if logits.shape[1] == 1:
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         return features, logits
+
+    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the task's logits (B, n_outputs) and what goes into the last dense layer (B, d), if there is one."""
+        seen: list[Tensor] = []
+        if self._head is None:
+            return self.task(images), None
+        hook = self._head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            logits = self.task(images)
+            return logits, seen[-1].flatten(1).float()
+        finally:
+            hook.remove()
 
 
 def _last_dense(network: nn.Module, n_outputs: int) -> nn.Linear | None:
