@@ -1,4 +1,4 @@
-"""Bars of a report as SVG bytes: training images by class, arm and origin; scores by class with intervals."""
+"""Bars of a report: training images by class, arm and origin; scores by class with intervals."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from cxr.report.figure import COLOURS, INK, OTHERS, STYLE, svg
+from cxr.report.figure import COLOURS, INK, OTHERS
 from cxr.report.mark import RANDOM
 from cxr.report.provenance import ORIGINS, training_counts
 from cxr.report.runs import Arm
+from cxr.report.save import STYLE
 from cxr.report.spec import arm_name, arm_rank
 from cxr.report.table import Row, Table, metric_title
 
@@ -29,7 +30,7 @@ MOST_BARS = 60  # in one panel; above that a table reads better
 SLANTED = 5  # more names than these side by side are slanted
 
 
-def counts_figure(arms: Sequence[Arm]) -> bytes | None:
+def counts_figure(arms: Sequence[Arm]) -> Figure | None:
     """Training images of each class: a group of stacked bars per class, one bar per arm, stacked by origin.
 
     Arms of several models that train on the same images share a bar.
@@ -71,10 +72,10 @@ def counts_figure(arms: Sequence[Arm]) -> bytes | None:
         axes.margins(y=0.1)
         key = "\n".join(f"{i}  {name}" for i, name in enumerate(twice, 1))
         figure.legend(loc="outside right upper", title=key, title_fontsize=8.5, alignment="left")
-        return svg(figure)
+        return figure
 
 
-def scores_figure(table: Table) -> bytes | None:
+def scores_figure(table: Table) -> Figure | None:
     """Scores of a table by class: a panel per score, a group of bars per class, a bar per model and arm that ran."""
     rows: dict[tuple[str, str], dict[str, Row]] = {}
     for row in table.rows:
@@ -122,7 +123,7 @@ def scores_figure(table: Table) -> bytes | None:
             figure.legend(handles=handles, loc="outside upper left", ncols=2)
         else:
             figure.legend(handles=handles, loc="outside right upper")
-        return svg(figure)
+        return figure
 
 
 def _name_groups(axes: Axes, classes: Sequence[str]) -> None:

@@ -1,31 +1,31 @@
-"""Builds a report folder: report.html and report.md, its tables as CSV, Markdown and LaTeX, its figures as SVG."""
+"""Builds a report folder: report.html and report.md, its tables as CSV, Markdown and LaTeX, its figures as SVG and PNG."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from cxr.errors import UserError
 from cxr.files import write_text
 from cxr.report import export, html, notes
 from cxr.report.bars import counts_figure, scores_figure
-from cxr.report.difference import Difference, compare_arms, summary, unpaired
+from cxr.report.difference import Difference, compare_arms, unpaired
 from cxr.report.document import bullets, document
-from cxr.report.figure import confusion_figure, curve_figure, forest_figure, roc_figure
-from cxr.report.figure_labels import label_figures
+from cxr.report.figure import forest_figure
 from cxr.report.gallery import gallery
 from cxr.report.generative import beside_published, scores_of, scores_section
-from cxr.report.provenance import counts_grid, run_entry, runs_grid, synthetic_entry, synthetic_sets
+from cxr.report.html_result import result_table
+from cxr.report.model_section import model_sections
+from cxr.report.provenance import counts_grid, run_entry, runs_grid
 from cxr.report.published import PublishedPaper, load_published, published_papers
 from cxr.report.runs import Arm, group_runs, load_run
-from cxr.report.spec import ReportSpec, arm_name, generic_spec
+from cxr.report.save import save_figure
+from cxr.report.spec import ReportSpec, generic_spec
+from cxr.report.summary import summary
+from cxr.report.synthetic import synthetic_entry, synthetic_sets
 from cxr.report.table import Table, build_table, metric_title
 
 __all__ = ["build_report"]
-
-MOST_PANELS = 4  # labels that have a ROC figure each beside that of all labels
 
 METHOD = """
 Every score is the mean over seeds of the score on all test images. Its 95 % interval resamples patients
@@ -93,7 +93,7 @@ def build_report(
         shown, shown_md = _differences(differences, out)
         sections.append(("Differences between arms", shown))
         sections_md.append(("Differences between arms", [shown_md]))
-    sections.append(("Curves and errors", _figures(arms, published, out)))
+    sections.append(("Curves and errors", model_sections(arms, published, out)))
     if maps := gallery(loaded):
         sections.append(("Where the models look", maps))
     sections.append(("Images used", _images_used(arms, published, out)))
@@ -129,10 +129,8 @@ def _results(tables: Sequence[Table], published: PublishedPaper | None, out: Pat
         write_text(out / f"{table.name}.md", export.to_markdown(table.title, head, body, alone))
         write_text(out / f"{table.name}.tex", export.to_latex(table.title, head, body, alone))
         markdown.append(export.to_markdown(table.title, head, body, below))
-        parts.append(
-            html.heading(table.title) + html.result_table(table) + "".join(html.note(n) for n in below)
-        )
-        bars = _saved(out, f"scores-{table.name}", scores_figure(table))
+        parts.append(html.heading(table.title) + result_table(table) + "".join(html.note(n) for n in below))
+        bars = save_figure(out, f"scores-{table.name}", scores_figure(table))
         if bars is not None:
             told = f"{table.title}: ours with 95 % intervals; diamonds are the paper's values."
             parts.append(html.picture(bars, "svg+xml", told))
@@ -155,7 +153,7 @@ def _differences(differences: Sequence[Difference], out: Path) -> tuple[str, str
     write_text(out / "differences.csv", export.differences_csv(differences))
     write_text(out / "differences.md", export.to_markdown(title, head, body, alone))
     write_text(out / "differences.tex", export.to_latex(title, head, body, alone))
-    forest = _saved(out, "differences", forest_figure(differences))
+    forest = save_figure(out, "differences", forest_figure(differences))
     caption = (
         "Circle: mean over seeds; thick line: 95 % interval over patients; thin line: over patients and "
         "seeds; dots below: single seeds; diamond: the paper's difference, measured on two test sets."
@@ -166,55 +164,8 @@ def _differences(differences: Sequence[Difference], out: Path) -> tuple[str, str
     return html.heading(title) + picture + table + below, export.to_markdown(title, head, body, [])
 
 
-def _figures(arms: Sequence[Arm], published: PublishedPaper | None, out: Path) -> str:
-    parts = []
-    for model in dict.fromkeys(arm.model for arm in arms):
-        mine = [arm for arm in arms if arm.model == model]
-        name = published.models.get(model, model) if published else model
-        parts.append(html.heading(name))
-        on = " / ".join(
-            dict.fromkeys(
-                f"{arm.n_images:,} test images"
-                + (f" of {arm.n_patients:,} patients" if arm.knows_patients else "")
-                for arm in mine
-            )
-        )
-        of = "seeds and folds" if any(arm.folds for arm in mine) else "seeds"
-        classes = mine[0].classes
-        single = len(classes) == 2 and not mine[0].protocol["multi_label"]
-        pictures = [
-            html.picture(_saved(out, file, drawn) or drawn, "svg+xml", told)
-            for file, drawn, told in label_figures(mine, name)
-        ]
-        if mine[0].protocol["multi_label"] and len(classes) > MOST_PANELS:
-            classes = []  # the figure of all labels has them
-        for class_name in classes[1:] if single else classes:
-            roc = _saved(out, f"roc-{model}-{class_name}", roc_figure(mine, class_name))
-            if roc is not None:
-                told = f"ROC of {class_name} on {on}; thin lines are {of}, thick lines their vertical mean."
-                pictures.append(html.picture(roc, "svg+xml", told))
-        confusion = _saved(out, f"confusion-{model}", confusion_figure(mine))
-        if confusion is not None:
-            told = (
-                f"Test images by true and predicted class ({on}): mean over seeds, share of the true class."
-            )
-            pictures.append(html.picture(confusion, "svg+xml", told))
-        curves = {
-            f"{arm.arm} · seed {run.result['seed']} · fold {run.fold}": pd.read_csv(run.path / "metrics.csv")
-            for arm in mine
-            for run in arm.runs
-            if (run.path / "metrics.csv").is_file() and (run.path / "metrics.csv").stat().st_size
-        }
-        training = _saved(out, f"training-{model}", curve_figure(curves))
-        if training is not None:
-            told = "Training, one line per seed: " + ", ".join(arm_name(a.arm) for a in mine) + "."
-            pictures.append(html.picture(training, "svg+xml", told))
-        parts.append(html.pair(pictures))
-    return "".join(parts)
-
-
 def _images_used(arms: Sequence[Arm], published: PublishedPaper | None, out: Path) -> str:
-    figure = _saved(out, "images", counts_figure(arms))
+    figure = save_figure(out, "images", counts_figure(arms))
     told = "Training images of each class by arm, from left to right, and by where they come from."
     picture = html.picture(figure, "svg+xml", told) if figure else ""
     folds = "Training and validation: mean over the folds; test: all folds together."
@@ -226,11 +177,3 @@ def _images_used(arms: Sequence[Arm], published: PublishedPaper | None, out: Pat
 def _method(published: PublishedPaper | None) -> str:
     text = html.bullets(" ".join(p.split()) for p in METHOD.strip().split("\n\n"))
     return text + (html.note(f"The paper's protocol: {published.protocol}.") if published else "")
-
-
-def _saved(out: Path, name: str, svg: bytes | None) -> bytes | None:
-    """Also leave the figure as a file; characters that a file name cannot hold become "-"."""
-    if svg is not None:
-        safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
-        write_text(out / "figures" / f"{safe}.svg", svg.decode())
-    return svg

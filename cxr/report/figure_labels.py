@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cxr.metric.classification import roc_points
-from cxr.report.figure import FAINT, INK, STYLE, svg
+from cxr.report.figure import FAINT, INK
 from cxr.report.runs import Arm, measure
+from cxr.report.save import STYLE
 from cxr.report.spec import arm_name
 
 __all__ = ["label_figures", "labels_figure"]
@@ -20,8 +21,8 @@ HUES = ("#0f6a8c", "#c26a2c", "#5b8c3e", "#a33b56", "#7b5ea7", "#8a7a2f", "#4b4b
 DASHES: tuple[tuple[int, tuple[float, ...]], ...] = ((0, ()), (0, (4, 1.5)), (0, (1.2, 1.2)))
 
 
-def label_figures(arms: Sequence[Arm], model_name: str) -> Iterator[tuple[str, bytes, str]]:
-    """Yield file name, SVG and caption of the figure of each arm of one model that has independent labels."""
+def label_figures(arms: Sequence[Arm], model_name: str) -> Iterator[tuple[str, Figure | None, str]]:
+    """Yield file name, figure and caption of the figure of each arm of one model that has independent labels."""
     for arm in arms:
         if not arm.protocol["multi_label"]:
             continue
@@ -33,7 +34,7 @@ def label_figures(arms: Sequence[Arm], model_name: str) -> Iterator[tuple[str, b
         yield f"roc-{arm.model}-{arm.arm}-all-labels", labels_figure(arm), told
 
 
-def labels_figure(arm: Arm) -> bytes:
+def labels_figure(arm: Arm) -> Figure:
     """Draw a curve for each label of an arm; the legend has every label, those without a curve as n/a.
 
     AUROC and its interval are those of the tables, the curve is the vertical mean over seeds and folds.
@@ -68,4 +69,4 @@ def labels_figure(arm: Arm) -> bytes:
         )
         axes.set_title(f"{arm_name(arm.arm)}: AUROC [95 % interval]", color=INK)
         figure.legend(loc="outside right center", labelspacing=0.55, handlelength=2.2)
-        return svg(figure)
+        return figure

@@ -1,42 +1,49 @@
-"""The page: one HTML file, style and pictures inside, no script, no network; every string is escaped."""
+"""The page: one HTML file, style, script and pictures inside, no network; every string is escaped."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from cxr.report.export import interval, seed_spread, tested_on
-from cxr.report.mark import tags
-from cxr.report.spec import arm_name
-from cxr.report.table import Cell, Row, Table, metric_title, percent_points, printed, show
-
 __all__ = [
     "alarm",
     "bullets",
+    "cell",
     "facts",
+    "folded",
     "grid_table",
     "heading",
     "note",
+    "number_in",
     "page",
     "pair",
     "picture",
-    "result_table",
     "run",
+    "stack",
+    "strip",
+    "table",
+    "top",
 ]
 
 
-# a browser that opens the page loads nothing but what is inside it
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+# a browser that opens the page loads nothing but what is inside it, and runs no script but ours (by its hash)
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{}'"
+WIDE = 420  # points: a drawing wider than this is not legible when a phone shrinks it to its screen
+NUMBER = re.compile(r"[<>]?\s*([+−-]?\d[\d,]*(?:\.\d+)?)")
 
 
 def page(
     title: str, kicker: str, byline: str, lead: Sequence[str], top: str, sections: Sequence[tuple[str, str]]
 ) -> str:
     """Return the document; `top` and the bodies of `sections` (title, body) are HTML made by this module."""
-    css = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    css, script = (
+        Path(__file__).with_name(f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")
+    )
+    policy = POLICY.format(base64.b64encode(hashlib.sha256(script.encode()).digest()).decode())
     contents = "".join(f'<a href="#s{i}">{escape(name)}</a> ' for i, (name, _) in enumerate(sections))
     body = "".join(
         f'<section id="s{i}"><h2>{escape(name)}</h2>\n{text}</section>\n'
@@ -48,7 +55,7 @@ def page(
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{escape(title)}</title>
 <style>
 {css}</style>
@@ -59,7 +66,9 @@ def page(
 <div class="lead">{sentences}</div>
 {top}
 <nav>{contents}</nav>
-{body}</main></body>
+{body}</main>
+<script>{script}</script>
+</body>
 </html>
 """
 
@@ -95,14 +104,29 @@ def note(text: str) -> str:
 def picture(data: bytes, kind: str, caption: str, *, pixels: bool = False) -> str:
     """Return a figure with its image inside; `kind` is "svg+xml" or "png", `pixels` fits it to the column.
 
-    A drawing keeps its own width (matplotlib writes it in points) and its caption keeps to that.
+    A drawing keeps its own width (matplotlib writes it in points) and its caption keeps to that. On a phone one
+    that would be too small to read can be moved sideways.
     """
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    css = ' class="pixels"' if pixels else ""
     told = _prose(caption)
     size = re.search(rb'<svg [^>]*?width="([0-9.]+)pt"', data[:2000])
-    width = f' style="width:{float(size[1]) * 4 / 3:.0f}px"' if size else ""
-    return f'<figure{width}><img{css} src="{source}" alt="{told}"><figcaption>{told}</figcaption></figure>'
+    pt = float(size[1]) if size else 0.0
+    width = f' style="width:{pt * 4 / 3:.0f}px"' if size else ""
+    css = _class("pixels" if pixels else "wide" if pt > WIDE else "")
+    return (
+        f'<figure{width}><div class="frame"><img{css} src="{source}" alt="{told}"></div>'
+        f"<figcaption>{told}</figcaption></figure>"
+    )
+
+
+def strip(images: Sequence[tuple[bytes, str]], caption: str) -> str:
+    """Return PNGs side by side, each with a short text below it, and one caption for all."""
+    parts = "".join(
+        f'<div><img src="data:image/png;base64,{base64.b64encode(data).decode()}" alt="{_prose(text)}">'
+        f'<span class="small">{_prose(text)}</span></div>'
+        for data, text in images
+    )
+    return f'<figure class="strip"><div class="row">{parts}</div><figcaption>{_prose(caption)}</figcaption></figure>'
 
 
 def pair(figures: Sequence[str]) -> str:
@@ -110,99 +134,72 @@ def pair(figures: Sequence[str]) -> str:
     return f'<div class="pair">{"".join(figures)}</div>'
 
 
-def run(name: str, lines: Sequence[str], warnings: Sequence[str]) -> str:
-    """Return one entry of the provenance."""
+def folded(title: str, text: str) -> str:
+    """Return text that keeps its lines and is shown on demand."""
+    return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
+
+
+def run(name: str, lines: Sequence[str], warnings: Sequence[str], more: str = "") -> str:
+    """Return one entry of the provenance; `more` is HTML made by this module."""
     small = "".join(f'<span class="small">{escape(line)}</span>' for line in lines)
     alarms = "".join(f'<span class="tag">{escape(w)}</span>' for w in warnings)
-    return f'<div class="run"><p><code>{escape(name)}</code>{small}{alarms}</p></div>'
+    return f'<div class="run"><p><code>{escape(name)}</code>{small}{alarms}</p>{more}</div>'
 
 
 def grid_table(head: Sequence[str], body: Sequence[Sequence[str]], *, numbers: Sequence[int] = ()) -> str:
-    """Return a table of text; the columns in `numbers` are set right."""
-    tops = "".join(f"<th{_right(i, numbers)}>{escape(h)}</th>" for i, h in enumerate(head))
+    """Return a table of text; the columns in `numbers` are set right and sort by the number they start with."""
+    tops = "".join(top(h, i, number=i in numbers) for i, h in enumerate(head))
     rows = "".join(
         "<tr>"
         + "".join(
-            f'<td class="name">{escape(c)}</td>' if i == 0 else _labelled(head[i], escape(c), i in numbers)
-            for i, c in enumerate(row)
+            f'<td class="name">{escape(text)}</td>'
+            if i == 0
+            else cell(
+                head[i], escape(text), number=i in numbers, value=number_in(text) if i in numbers else None
+            )
+            for i, text in enumerate(row)
         )
         + "</tr>"
         for row in body
     )
-    return _table(f"<tr>{tops}</tr>", rows)
+    return table(f"<tr>{tops}</tr>", rows)
 
 
-def result_table(table: Table) -> str:
-    """Return a result table: per score the published value in a column of its own, ours with its interval."""
-    published = {c.column: False for row in table.rows for c in row.cells}
-    for cell in (c for row in table.rows for c in row.cells):
-        published[cell.column] |= cell.published is not None
-    several_arms = len({row.arm for row in table.rows}) > 1
-    upper, lower = ['<th rowspan="2">Model</th>'], []
-    for metric in table.metrics:
-        if not published[metric]:
-            upper.append(f'<th class="number" rowspan="2">{escape(metric_title(metric))}</th>')
-            continue
-        has_difference = metric == table.lead
-        upper.append(f'<th class="group" colspan="{2 + has_difference}">{escape(metric_title(metric))}</th>')
-        lower += ['<th class="number">paper†</th>', '<th class="number">ours</th>']
-        lower += ['<th class="number">ours − paper</th>'] if has_difference else []
-    upper.append('<th class="number" rowspan="2">Test images</th><th class="number" rowspan="2">Seeds</th>')
-    rows = "".join(_result_row(row, published, table.lead, several_arms) for row in table.rows)
-    head = f"<tr>{''.join(upper)}</tr><tr>{''.join(lower)}</tr>"
-    return _table(head if lower else f"<tr>{''.join(upper)}</tr>".replace(' rowspan="2"', ""), rows)
+def cell(label: str, content: str, *, number: bool, css: str = "", value: float | None = None) -> str:
+    """Return a cell that knows its heading, for narrow screens where rows become cards, and its sort value.
+
+    `content` is HTML; a number without a value (n/a, —) sorts last whichever way.
+    """
+    names = " ".join((("number " if number else "") + css).split())
+    sorted_by = "" if value is None else f' data-value="{value!r}"'
+    return f'<td data-label="{escape(label)}"{_class(names)}{sorted_by}>{content}</td>'
 
 
-def _result_row(row: Row, published: dict[str, bool], lead: str, several_arms: bool) -> str:
-    arm = f'<span class="small">{escape(arm_name(row.arm))}</span>' if several_arms else ""
-    score = next((c.ours for c in row.cells if c.ours is not None), None)
-    missing = "not run" if row.arm_runs is None else "not recorded by our runs"
-    state = "" if score is not None else f'<span class="small">{missing}</span>'
-    marks = f'<span class="tag line">{escape(tags(row.marks))}</span>' if row.marks else ""
-    of = f" · {escape(row.class_name)}" if row.class_name is not None else ""
-    cells = [f'<td class="name">{escape(row.model_name)}{of}{arm}{state}{marks}</td>']
-    for cell in row.cells:
-        title = metric_title(cell.column)
-        if published[cell.column]:
-            paper = f'<span class="paper">{escape(printed(cell))}</span>'
-            cells.append(_labelled(f"{title}, paper†", paper, True))
-        extra = " lead-score" if cell.column == lead else ""
-        ours = f"{title}, ours" if published[cell.column] else title
-        cells.append(_labelled(ours, _ours(cell), True, extra + (" empty" if cell.ours is None else "")))
-        if published[cell.column] and cell.column == lead:
-            shown = "—" if cell.difference is None else percent_points(cell.metric, cell.difference)
-            cells.append(
-                _labelled("ours − paper", shown, True, "" if cell.difference is not None else "empty")
-            )
-    if score is None:
-        cells += [_labelled("Test images", "—", True, "empty"), _labelled("Seeds", "—", True, "empty")]
-    else:
-        cells.append(_labelled("Test images", _stack(*tested_on(row)), True))
-        cells.append(_labelled("Seeds", _stack(str(score.n_seeds), seed_spread(row, lead)), True))
-    css = "" if score is not None else ' class="absent"'
-    return f"<tr{css}>{''.join(cells)}</tr>"
-
-
-def _ours(cell: Cell) -> str:
-    if cell.ours is None:
-        return "—"
-    small = interval(cell.metric, cell.ours).strip("[]").replace(", ", "–")
-    value = show(cell.metric, cell.ours.value)
-    return _stack(value, small)
-
-
-def _stack(value: str, small: str) -> str:
+def stack(value: str, small: str) -> str:
     """Return a value with a small line below it, if there is one."""
     below = f'<span class="small">{escape(small)}</span>' if small else ""
     return f"<span>{escape(value)}{below}</span>"
 
 
-def _labelled(label: str, content: str, number: bool, extra: str = "") -> str:
-    """Return a cell that knows its heading, for narrow screens where rows become cards."""
-    css = " ".join((("number " if number else "") + extra).split())
+def top(text: str, column: int, *, number: bool = False, rows: int = 1) -> str:
+    """Return the heading of a column, by which the table can be sorted."""
+    span = f' rowspan="{rows}"' if rows > 1 else ""
+    css = _class("number" if number else "")
+    return f'<th scope="col" data-column="{column}"{css}{span}>{escape(text)}</th>'
+
+
+def table(head: str, rows: str) -> str:
+    """Return a table of the rows that `top` and `cell` make."""
     return (
-        f'<td data-label="{escape(label)}"{f" class={chr(34)}{css}{chr(34)}" if css else ""}>{content}</td>'
+        f'<div class="scroll"><table class="cards sortable"><thead>{head}</thead>'
+        f"<tbody>{rows}</tbody></table></div>\n"
     )
+
+
+def number_in(text: str) -> float | None:
+    """Return the number that a text of the report starts with ("−0.30 to +1.10", "1,171 (685)"), else None."""
+    found = NUMBER.match(text)
+    return float(found[1].replace("−", "-").replace(",", "")) if found else None
 
 
 def _prose(text: str) -> str:
@@ -210,11 +207,5 @@ def _prose(text: str) -> str:
     return escape(text).replace(" %", "\u00a0%")
 
 
-def _right(i: int, numbers: Sequence[int]) -> str:
-    return ' class="number"' if i in numbers else ""
-
-
-def _table(head: str, rows: str) -> str:
-    return (
-        f'<div class="scroll"><table class="cards"><thead>{head}</thead><tbody>{rows}</tbody></table></div>\n'
-    )
+def _class(names: str) -> str:
+    return f' class="{names}"' if names else ""

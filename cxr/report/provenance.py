@@ -1,19 +1,13 @@
-"""Where the numbers come from: runs, training images per arm, synthetic sets and the GANs behind them."""
+"""Where the numbers come from: runs with their configurations, training images per arm."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-import pandas as pd
+import yaml
 
-from cxr.errors import UserError
-from cxr.files import read_json
 from cxr.report import html
-from cxr.report.figure import curve_figure
 from cxr.report.mark import in_words
 from cxr.report.published import PublishedPaper
 from cxr.report.runs import Arm, ReportRun
@@ -21,65 +15,16 @@ from cxr.report.spec import arm_name
 
 __all__ = [
     "ORIGINS",
-    "SyntheticSet",
     "counts_grid",
     "protocol_lines",
     "run_entry",
     "runs_grid",
-    "synthetic_entry",
-    "synthetic_sets",
     "training_counts",
 ]
 
 PARTS, ORIGINS = ("val", "test"), ("real", "synthetic", "duplicated")
 SHOWN = 12  # changes of an experiment that are told in full
 LIBRARIES = ("python", "torch", "lightning", "numpy")
-
-
-@dataclass(frozen=True)
-class SyntheticSet:
-    """A synthetic set as the report needs it: its folder and manifest."""
-
-    path: Path
-    manifest: dict[str, Any]
-
-
-def synthetic_sets(paths: Sequence[Path]) -> list[SyntheticSet]:
-    """Read the manifests of synthetic sets; a UserError names a folder that is none."""
-    found = []
-    for path in paths:
-        manifest = read_json(path / "manifest.json")
-        if not isinstance(manifest, dict) or manifest.get("kind") != "synthetic":
-            raise UserError(
-                f"{path}: not a synthetic set (its manifest has no kind: synthetic); generate it first"
-            )
-        found.append(SyntheticSet(path, manifest))
-    return found
-
-
-def synthetic_entry(one: SyntheticSet, out: Path) -> str:
-    """Return a set's sample grid, its facts, and its GAN's training curves where that run is still there."""
-    m = one.manifest
-    checkpoints = [c for c in m.get("checkpoints", []) if isinstance(c, Mapping)]
-    facts = [f"{_count(m.get('n'))} images of {', '.join(str(c) for c in m.get('classes', []))}"]
-    facts += [f"{m.get('size_px')}×{m.get('size_px')} px", f"seed {m.get('seed')}"]
-    facts += [f"the GAN saw {len(m['trained_on']):,} real images"] if m.get("trained_on") else []
-    facts += [
-        f"checkpoint {Path(str(c.get('path', '?'))).name} {str(c.get('sha256', ''))[:12]}"
-        for c in checkpoints
-    ]
-    text = html.heading(one.path.name)
-    grid = one.path / "grid.png"
-    if grid.is_file():
-        text += html.picture(grid.read_bytes(), "png", "; ".join(facts) + ".", pixels=True)
-    else:
-        text += html.note("; ".join(facts) + ".")
-    for folder in dict.fromkeys(f for c in checkpoints if (f := _gan_run(one.path, c)) is not None):
-        curves = curve_figure({folder.name: pd.read_csv(folder / "metrics.csv")})
-        if curves is not None:
-            (out / "figures").mkdir(parents=True, exist_ok=True)
-            text += html.picture(curves, "svg+xml", f"Training of the GAN {folder.name}.")
-    return text
 
 
 def counts_grid(arms: Sequence[Arm], published: PublishedPaper | None) -> tuple[list[str], list[list[str]]]:
@@ -167,7 +112,19 @@ def run_entry(run: ReportRun) -> str:
     if isinstance(versions, Mapping):
         lines.append(" · ".join(f"{k} {versions[k]}" for k in LIBRARIES if versions.get(k)))
     warnings = [*map(str, r["warnings"]), *([f"leakage allowed: {r['leakage']}"] if r["leakage"] else [])]
-    return html.run(run.name, lines, warnings)
+    return html.run(run.name, lines, warnings, _configuration(run))
+
+
+def _configuration(run: ReportRun) -> str:
+    """Return the resolved configuration, the library versions and the inputs of a run, folded away."""
+    path, told = run.path / "config.yaml", []
+    versions, inputs = run.manifest.get("versions"), run.manifest.get("inputs")
+    if isinstance(versions, Mapping):
+        told.append("# libraries\n" + "\n".join(f"{k} {v}" for k, v in sorted(versions.items())))
+    if isinstance(inputs, Mapping):
+        told.append(yaml.safe_dump({"inputs": dict(inputs)}, sort_keys=True))
+    text = html.folded("Configuration", path.read_text(encoding="utf-8")) if path.is_file() else ""
+    return text + (html.folded("Libraries and inputs", "\n\n".join(told)) if told else "")
 
 
 def runs_grid(runs: Sequence[ReportRun]) -> tuple[list[str], list[list[str]]]:
@@ -189,16 +146,6 @@ def _revision(run: ReportRun) -> str:
     if not isinstance(git, Mapping) or not git.get("revision"):
         return ""
     return str(git["revision"])[:12] + (" with changed files" if git.get("dirty") else "")
-
-
-def _gan_run(synthetic: Path, checkpoint: Mapping[str, Any]) -> Path | None:
-    """Return the run folder of a checkpoint runs/<name>/checkpoints/<file>, when it has curves."""
-    path = Path(str(checkpoint.get("path", "")))
-    for root in (Path(), synthetic.resolve().parent.parent):
-        folder = (root / path).parent.parent
-        if (folder / "metrics.csv").is_file() and (folder / "metrics.csv").stat().st_size:
-            return folder
-    return None
 
 
 def _device(device: object) -> str:

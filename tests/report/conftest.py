@@ -22,6 +22,12 @@ def make_run() -> Callable[..., Path]:
     return fabricate
 
 
+@pytest.fixture(autouse=True)
+def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the PNG of each figure at a tenth of its size: tests look at what is drawn, not at how finely."""
+    monkeypatch.setattr("cxr.report.save.DPI", 20)
+
+
 def fabricate(
     root: Path,
     name: str,

@@ -15,6 +15,7 @@ from cxr.report.build import build_report
 from cxr.report.figure_labels import label_figures
 from cxr.report.gallery import gallery
 from cxr.report.runs import group_runs, load_run
+from cxr.report.save import figure_svg
 
 LABELS = ["Mass", "Nodule", "Hernia"]  # no test image has the last
 
@@ -56,7 +57,8 @@ def test_a_multi_label_report_has_both(tmp_path: Path, make: Callable[..., Path]
 
 def test_the_figure_has_every_label(tmp_path: Path, make: Callable[..., Path]) -> None:
     [arm] = group_runs([load_run(make(tmp_path, "a", model="m"))])
-    [(file, drawn, told)] = label_figures([arm], "M")
+    [(file, figure, told)] = label_figures([arm], "M")
+    drawn = figure_svg(figure)
     assert (file, "M, real images only" in told) == ("roc-m-real_only-all-labels", True)
     assert drawn.count(b"line2d") >= len(LABELS)
     assert b"NaN" not in drawn

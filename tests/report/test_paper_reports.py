@@ -66,6 +66,12 @@ def conf(repository: Path, paper: str) -> ReportSpec:
     return cast(ReportSpec, instantiate(OmegaConf.load(repository / "conf" / "report" / f"{paper}.yaml")))
 
 
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the figures of each model, which take most of a report's time: these tests are about tables."""
+    monkeypatch.setattr("cxr.report.build.model_sections", lambda *_: "")
+
+
 @pytest.mark.parametrize("paper", list(CASES))
 def test_every_table_has_ours_beside_the_published(
     paper: str, make_run: Callable[..., Path], repository: Path, tmp_path: Path

@@ -10,14 +10,15 @@ import pytest
 
 from cxr.errors import UserError
 from cxr.metric.bootstrap import Estimate
-from cxr.report.difference import compare_arms, summary, unpaired, verdict
+from cxr.report.difference import compare_arms, unpaired, verdict
 from cxr.report.export import to_csv, to_grid
-from cxr.report.html import result_table
+from cxr.report.html_result import result_table
 from cxr.report.mark import Mark, cautions
 from cxr.report.provenance import protocol_lines
 from cxr.report.published import load_published
 from cxr.report.runs import ReportRun, group_runs, load_run, measure
 from cxr.report.spec import ReportSpec, TableSpec, generic_spec
+from cxr.report.summary import summary
 from cxr.report.table import ExtraCell, build_table
 
 
@@ -71,9 +72,10 @@ def test_paired_difference_and_its_sentence(make_run: Callable[..., Path], tmp_p
     assert found.ours.per_seed == pytest.approx((0.15, 0.10))
     assert found.published == pytest.approx(0.0206)
     assert verdict(found) == "excludes zero"
-    (sentence,) = summary(spec, [found], 2)
-    assert "+12.50 points" in sentence and "120 test images of 40 patients" in sentence
-    assert "excludes zero" in sentence and "+2.06 points" in sentence
+    effect, basis = summary(spec, [found], 2)
+    assert effect.startswith("Synthetic images changed test accuracy by +12.50 points (95 % interval +")
+    assert "excludes zero" in effect and "+2.06 points" in effect
+    assert "120 test images of 40 patients" in basis and "patients and seeds" in basis
 
 
 KFOLD = {"folds": 5, "name": "kfold(5,val=0.1,seed=0)", "fingerprint": "ab" * 8}
