@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cxr.data.box import Regions
 from cxr.evaluation.heatmap import coarse_maps, enlarged
+from cxr.metric.interval import INTERVAL
 from cxr.metric.localisation import BASELINES, SCORES, baselines, peak, scores, summarise
 from cxr.task.classifier import ClassifierTask
 
@@ -25,7 +26,7 @@ PROTOCOL = {
     "centre": "a bell curve in the middle of the image, standard deviation a quarter of its side",
     "other_image": f"the network's own maps, for the same label, of up to {OTHERS} other patients' images",
     "unit": "one map per image and label that has a region (several boxes: their union); mean over maps",
-    "interval": "95 %, patients drawn with replacement, percentiles; exact binomial where all maps hit or none",
+    "interval": INTERVAL,
 }
 
 

@@ -29,7 +29,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cxr.metric.resample import draw_patients
+from cxr.metric.interval import difference_interval, score_interval
+from cxr.metric.resample import Resamples, draw_patients
 
 __all__ = [
     "BASELINES",
@@ -46,7 +47,6 @@ TOLERANCE = 0.03  # of the image's side
 LEVEL = 0.5  # of a map's maximum
 SCORES = ("pointing_tol3", "iou_at50", "energy_inside")
 BASELINES = ("uniform", "centre", "other_image")
-_TAILS = (2.5, 97.5)
 
 Map = npt.NDArray[np.floating[Any]]
 Mask = npt.NDArray[np.bool_]
@@ -114,9 +114,8 @@ def summarise(
 ) -> dict[str, dict[str, Any]]:
     """Return each score's mean over K maps with its 95 % interval over patients, and how far above baselines.
 
-    Patients are drawn with replacement, all their maps together (`cxr.metric.resample`), and percentiles taken.
-    If all maps hit, or none, every resample is alike and would claim certainty: then the interval is the exact
-    binomial one (Clopper, Pearson 1934) with the patients as trials. One patient makes no interval: None.
+    Patients are drawn with replacement, all their maps together (`cxr.metric.resample`); intervals are those of
+    every other score (`cxr.metric.interval`): exact where all maps hit or none, none for a single patient.
 
     Args:
         found: (K,) values by score.
@@ -128,48 +127,40 @@ def summarise(
         `other_image` the mean difference `above_<baseline>` with its interval.
     """
     drawn = draw_patients(patients, n_resamples=n_resamples, seed=seed)
-
-    def mean(values: Floats) -> dict[str, Any]:
-        known = ~np.isnan(values)
-        if not known.any():
-            return {"value": None, "low": None, "high": None, "n": 0, "n_patients": 0}
-        groups, held = drawn.groups[known], values[known]
-        sums = np.bincount(groups, held, drawn.n_patients)
-        counts = np.bincount(groups, minlength=drawn.n_patients).astype(np.float64)
-        n_patients = int((counts > 0).sum())
-        low = high = None
-        if n_patients > 1:
-            drawn_counts = drawn.weights @ counts
-            means = (drawn.weights @ sums)[drawn_counts > 0] / drawn_counts[drawn_counts > 0]
-            low, high = (float(bound) for bound in np.percentile(means, _TAILS))
-        return {
-            "value": float(held.mean()),
-            "low": low,
-            "high": high,
-            "n": len(held),
-            "n_patients": n_patients,
-        }
-
     told: dict[str, dict[str, Any]] = {}
     for score in SCORES:
         values = np.asarray(found[score], dtype=np.float64)
-        record = mean(values)
-        if score == "pointing_tol3" and record["low"] is not None and values.min() == values.max():
-            record["low"], record["high"] = _exact(float(values[0]), record["n_patients"])
+        value, means, counts = _means(values, drawn)
+        assert value is not None
+        low, high = score_interval(value, means, counts["n_patients"])
+        record: dict[str, Any] = {"value": value, "low": low, "high": high, **counts}
         for name in BASELINES:
             other = np.asarray(beside[name][score], dtype=np.float64)
-            record[name] = mean(other)["value"]
+            record[name] = _means(other, drawn)[0]
             if name == "centre":
                 continue
-            above = mean(values - other)
-            if score == "pointing_tol3" and above["low"] is not None and values.min() == values.max():
-                above["low"], above["high"] = record["low"] - record[name], record["high"] - record[name]
-            record[f"above_{name}"] = above
+            above, means, counts = _means(values - other, drawn)
+            less, more = None, None
+            if above is not None:
+                less, more, _ = difference_interval(above, means, counts["n_patients"])
+            if less is not None and low is not None and high is not None and values.min() == values.max():
+                # nothing varies but the regions' sizes: as uncertain as the score itself
+                less, more = low - record[name], high - record[name]
+            record[f"above_{name}"] = {"value": above, "low": less, "high": more, **counts}
         told[score] = record
     return told
 
 
-def _exact(share: float, n: int) -> tuple[float, float]:
-    """Return the 95 % Clopper-Pearson interval of none (share 0) or all (share 1) of n."""
-    bound = 0.025 ** (1 / n)
-    return (0.0, 1 - bound) if share == 0 else (bound, 1.0)
+def _means(values: Floats, drawn: Resamples) -> tuple[float | None, Floats, dict[str, int]]:
+    """Return the mean of values (K,) that are not NaN, that of each resample (R,), and the counts."""
+    known = ~np.isnan(values)
+    groups, held = drawn.groups[known], values[known]
+    sums = np.bincount(groups, held, drawn.n_patients)
+    counts = np.bincount(groups, minlength=drawn.n_patients).astype(np.float64)
+    n = drawn.weights @ counts
+    means = np.divide(drawn.weights @ sums, n, out=np.full(len(n), np.nan), where=n > 0)
+    return (
+        float(held.mean()) if known.any() else None,
+        means,
+        {"n": int(known.sum()), "n_patients": int((counts > 0).sum())},
+    )
