@@ -1,8 +1,11 @@
-"""Gallery of the heat maps that evaluation left beside the results: which parts of a radiograph a model used."""
+"""Gallery of the heat maps that evaluation left beside the results: which parts of a radiograph a model used.
+
+Where findings have a known place, also how often maps lie there, beside what chance would get.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cxr.files import read_json
@@ -14,7 +17,28 @@ __all__ = ["gallery"]
 
 ABOUT = (
     "Each overlay shows where the evidence for one label was found, scaled by its own maximum: how much there was "
-    "is the probability above it, in bold where the label is true. A map is no proof that the finding lies there."
+    "is the probability above it, in bold where the label is true, and that maximum, in logits, below. A map is no "
+    "proof that the finding lies there."
+)
+OUTLINES = (
+    "Outlined in blue: where the finding is known to be. A cross marks the map's maximum: a hit lies in the outline or "
+    "within 3 % of the image's side of it."
+)
+TITLES = {
+    "pointing_tol3": "Pointing game: the maximum lies in the region (or within 3 % of the side)",
+    "iou_at50": "IoU of the region and what exceeds half the maximum",
+    "energy_inside": "Share of the map inside the region",
+}
+HEAD = (
+    "Label",
+    "Score",
+    "Ours",
+    "No map",
+    "Centre",
+    "Another patient's map",
+    "Ours − another's",
+    "Maps",
+    "Patients",
 )
 
 
@@ -32,12 +56,85 @@ def gallery(runs: Sequence[ReportRun]) -> str:
         if listing.get("checkpoint") != run.result["checkpoint"]:
             parts.append(html.note("Its heat maps are of another checkpoint: evaluate the run again."))
             continue
+        parts += [html.note(f"{text}.") for text in listing.get("warnings", [])]
+        if listing.get("localisation"):
+            parts.append(_localisation(listing["localisation"]))
         for one in listing["images"]:
             png = (run.path / HEATMAPS).with_name(one["file"])
             parts.append(html.picture(png.read_bytes(), "png", _caption(one)))
+        if any(one.get("localisation") for one in listing["images"]):
+            parts.append(html.note(OUTLINES))
         parts.append(html.note(f"{listing['method']}; layer {listing['layer']}."))
     return html.note(ABOUT) + "".join(parts) if parts else ""
 
 
-def _caption(one: dict[str, Any]) -> str:
-    return f"{one['image_id']}; labels: {', '.join(one['true']) or 'none'}."
+def _caption(one: Mapping[str, Any]) -> str:
+    found = [
+        f"{label}: {'hit' if score['pointing_tol3'] > 0 else 'miss'}, {score['energy_inside']:.0%} of the map inside"
+        for label, score in one.get("localisation", {}).items()
+    ]
+    return "; ".join([one["image_id"], f"labels: {', '.join(one['true']) or 'none'}", *found]) + "."
+
+
+def _localisation(told: Mapping[str, Any]) -> str:
+    """Return the verdict, the scores of all maps, and folded those of each label."""
+    whole, protocol = told["all"], told["protocol"]
+    rows = _rows("all labels" if len(told["labels"]) > 1 else next(iter(told["labels"])), whole)
+    parts = [html.note(_verdict(whole)), html.grid_table(HEAD, rows, numbers=range(2, len(HEAD)))]
+    if len(told["labels"]) > 1:
+        by_label = [row for label, part in told["labels"].items() for row in _rows(label, part)]
+        table = html.grid_table(HEAD, by_label, numbers=range(2, len(HEAD)))
+        parts.append(f"<details><summary>By label</summary>{table}</details>")
+    outside = f" {told['n_outside']} regions lie outside the cropped images." if told["n_outside"] else ""
+    parts.append(
+        html.note(
+            f"Against {told['regions']}: {protocol['unit']}. No map: {protocol['uniform']}. Centre: "
+            f"{protocol['centre']}. Another patient's map: {protocol['other_image']}. Intervals: "
+            f"{protocol['interval']}, {told['n_resamples']} resamples. {whole['n_empty']} maps are zero "
+            f"everywhere and score 0.{outside}"
+        )
+    )
+    return "".join(parts)
+
+
+def _verdict(whole: Mapping[str, Any]) -> str:
+    score = whole["scores"]["pointing_tol3"]
+    above = score["above_uniform"]
+    if above["low"] is None:
+        verdict = "One patient is too few to say whether the maps lie where the findings are"
+    elif above["low"] > 0:
+        verdict = "The maps point at findings more often than a random point would"
+    elif above["high"] < 0:
+        verdict = "The maps point at findings less often than a random point would"
+    else:
+        verdict = "The maps do not point at findings detectably more often than a random point would"
+    return (
+        f"{verdict}: pointing game {_with_interval(score)}, 95 % interval, against {score['uniform']:.3f} "
+        f"(n = {whole['n_maps']} maps of {whole['n_images']} images, {whole['n_patients']} patients)."
+    )
+
+
+def _rows(label: str, part: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [
+            label,
+            TITLES[name],
+            _with_interval(score),
+            f"{score['uniform']:.3f}",
+            f"{score['centre']:.3f}",
+            "n/a" if score["other_image"] is None else f"{score['other_image']:.3f}",
+            _with_interval(score["above_other_image"], sign="+"),
+            str(score["n"]),
+            str(score["n_patients"]),
+        ]
+        for name, score in part["scores"].items()
+    ]
+
+
+def _with_interval(score: Mapping[str, Any], sign: str = "") -> str:
+    if score["value"] is None:
+        return "n/a"
+    value, low, high = (
+        None if score[k] is None else f"{score[k]:{sign}.3f}" for k in ("value", "low", "high")
+    )
+    return f"{value}" if low is None else f"{value} ({low} to {high})".replace("-", "−")

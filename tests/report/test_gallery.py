@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from cxr.files import write_json
 from cxr.metric.classification import auprc, auroc, roc_points
+from cxr.metric.result import HEATMAPS
 from cxr.report.build import build_report
 from cxr.report.figure_labels import label_figures
 from cxr.report.gallery import gallery
@@ -77,6 +80,46 @@ def test_maps_of_another_checkpoint_are_not_shown(tmp_path: Path, make: Callable
     text = gallery([load_run(with_maps(make(tmp_path, "a"), sha256="cd" * 32))])
     assert "another checkpoint" in text
     assert "<img" not in text
+
+
+def scored(n: int, above: tuple[float, float]) -> dict[str, Any]:
+    """Return what evaluation leaves of localisation, with made-up numbers."""
+    spread = {"value": 0.2, "low": above[0], "high": above[1], "n": n, "n_patients": n}
+    score = {"value": 0.5, "low": 0.3, "high": 0.7, "n": n, "n_patients": n, "uniform": 0.1, "centre": 0.2,
+             "other_image": None, "above_uniform": spread, "above_other_image": {**spread, "value": None}}  # fmt: skip
+    whole = {"n_maps": n, "n_images": n, "n_patients": n, "n_empty": 1}
+    names = ("pointing_tol3", "iou_at50", "energy_inside")
+    return {**whole, "scores": dict.fromkeys(names, score)}
+
+
+@pytest.mark.parametrize(
+    ("above", "verdict"),
+    [((0.1, 0.3), "more often than"), ((-0.1, 0.3), "do not point"), ((-0.3, -0.1), "less often than")],
+)
+def test_localisation_is_told_with_its_baselines(
+    tmp_path: Path, make: Callable[..., Path], above: tuple[float, float], verdict: str
+) -> None:
+    run = with_maps(make(tmp_path, "a"))
+    listing = json.loads((run / HEATMAPS).read_text())
+    protocol = dict.fromkeys(("unit", "uniform", "centre", "other_image", "interval"), "as told")
+    labels = {name: scored(20, above) for name in LABELS[:2]}
+    listing["localisation"] = {"all": scored(40, above), "labels": labels, "protocol": protocol, "regions": "boxes",
+                               "n_outside": 2, "n_resamples": 9}  # fmt: skip
+    listing["images"][0]["localisation"] = {
+        "Mass": {"pointing_tol3": 1.0, "iou_at50": 0.2, "energy_inside": 0.61}
+    }
+    listing["warnings"] = ["take care"]
+    write_json(run / HEATMAPS, listing)
+    text = gallery([load_run(run)]).replace("\u00a0", " ")
+    assert verdict in text
+    assert (
+        "0.500 (0.300 to 0.700), 95 % interval, against 0.100 (n = 40 maps of 40 images, 40 patients)" in text
+    )
+    assert "Mass: hit, 61% of the map inside" in text
+    assert text.count("<tr") == 2 + 3 + 6  # two heads, all labels, by label
+    assert "n/a" in text  # no other patient's map
+    assert "2 regions lie outside" in text
+    assert "take care" in text
 
 
 @pytest.mark.parametrize("target", [[1, 0, 0, 0], [1, 1, 1, 0]])
