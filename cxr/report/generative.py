@@ -15,7 +15,7 @@ from typing import Any
 
 from cxr.files import read_json, write_text
 from cxr.metric.bootstrap import Estimate
-from cxr.metric.score_record import read_scores, score_names
+from cxr.metric.score_record import read_scores
 from cxr.report import export, html
 from cxr.report.mark import Mark
 from cxr.report.published import PublishedPaper
@@ -26,20 +26,34 @@ __all__ = ["beside_published", "scores_grid", "scores_of", "scores_section"]
 # Papers that score by a classifier of their own, and which of our FIDs takes what their released script takes.
 OWN_CLASSIFIER = {"acrnet": "fid_logits"}
 METHOD = """
-IS and FID are taken on the answers of a classifier of ours (named with the start of its checkpoint's SHA-256, in
-evaluation mode), not on Inception: softmax is its probabilities, logits what they are made from. FID on
-probabilities cannot exceed about 2, IS the number of classes. Scores of two columns do not compare.
+All scores of a column are made from one pass of one extractor, named with the start of its weights' SHA-256, over the
+same part of the real images (a hash after it tells their split and size). Scores of two columns do not compare. FID on
+probabilities cannot exceed about 2, IS the number of classes.
 
-Intervals: 95 % basic bootstrap, real images by patient, synthetic ones singly. It takes off the bias of small samples
-(FID is too high, IS too low), so that a value may lie outside. They hold for this GAN and this classifier.
+KID is the headline: it has no bias at small n, may be negative, and its interval resamples real images by patient and
+synthetic ones singly (95 % basic bootstrap, as for FID and IS). FID is too high at small n; where features are many for
+the images it has no interval here, as resampling cannot tell its bias. The basic bootstrap takes the bias of small
+samples off, so that a value may lie outside its interval. All hold for this GAN and this extractor.
 
-FID is read beside that of real images to other real images at the same n: the mean over cuts of the real patients
-into halves, and as many synthetic images against the same halves.
+Precision: synthetic images among real ones; recall: real images among synthetic ones (k = 3, Kynkäänniemi et al. 2019);
+density and coverage count the same to the fifth neighbour (Naeem et al. 2020). Their intervals resample the images that
+are counted (95 % percentile bootstrap) and hold the other set fixed.
+
+A score is read beside that of real images to other real images at the same n: the mean over cuts of the real patients
+into halves, and as many synthetic images against the same halves. IS is marked legacy: it looks at no real image, and
+classes of ImageNet say little of radiographs.
 """
+ORDER = ("kid", "fid", "fid_logits", "precision", "recall", "density", "coverage")
+LAYERS = {
+    "softmax": " on probabilities",
+    "logits": " on logits",
+    "penultimate": " on domain features",
+    "": "",
+}
 CSV_COLUMNS = (
     "score", "images", "value", "low", "high", "interval", "n_real", "n_patients", "n_synthetic", "null", "same_n",
-    "n_first_half", "n_second_half", "sets", "sets_sha256", "classes", "against", "extractor_run", "checkpoint_sha256",
-    "split_fingerprint", "leakage", "warnings",
+    "n_first_half", "n_second_half", "sets", "sets_sha256", "classes", "against", "extractor", "extractor_run",
+    "weights_sha256", "real_run", "split_fingerprint", "leakage", "warnings",
 )  # fmt: skip
 
 
@@ -58,11 +72,18 @@ def beside_published(
     Of several: by the lead model trained on real images only, against test images, of the most classes, the
     lowest seed and fold.
     """
-    if paper is None or paper.paper not in OWN_CLASSIFIER or not scores:
+    if paper is None or paper.paper not in OWN_CLASSIFIER:
         return {}
-    ranked = sorted(scores, key=lambda one: _rank(one, lead_model))
-    best, more = ranked[0], len(ranked) - 1
-    names = score_names(best["protocol"], best["settings"]["splits"])
+    own = [
+        one
+        for one in scores
+        if one["extractor"]["run"] and {"is", OWN_CLASSIFIER[paper.paper]} <= set(one["names"])
+    ]
+    if not own:
+        return {}
+    ranked = sorted(own, key=lambda one: _rank(one, lead_model))
+    best, more = ranked[0], len(scores) - 1
+    names = best["names"]
     found = {}
     for model, arm, metric in paper.values:
         kind = {"inception_score": "is", "fid": OWN_CLASSIFIER[paper.paper]}.get(metric)
@@ -102,7 +123,7 @@ def scores_section(scores: Sequence[Mapping[str, Any]], out: Path) -> str:
 
 
 def _rank(one: Mapping[str, Any], lead_model: str | None) -> tuple[Any, ...]:
-    by = one["extractor"]
+    by = one["extractor"]["run"]
     return (
         by["model"] != lead_model,
         by["arm"] != "real_only",
@@ -117,17 +138,17 @@ def _rank(one: Mapping[str, Any], lead_model: str | None) -> tuple[Any, ...]:
 
 def _marks(one: Mapping[str, Any], name: str, arm: str, more: int) -> list[Mark]:
     """Return what a reader must know of a score beside a published one: its protocol first."""
-    by = one["extractor"]
+    by = one["extractor"]["run"]
     fold = "" if by["fold"] is None else f", fold {by['fold']}"
     told, marks = [f"by our run {by['run']}{fold}, of {len(by['classes'])} classes"], []
     if arm != "real_only":
-        real = one["metrics"][score_names(one["protocol"], one["settings"]["splits"])["fid"]]
+        real = one["metrics"][one["names"]["fid"]]
         told.append(f"{real['n_synthetic']:,} synthetic images of {_images(one)} against {real['n_real']:,} real "
                     f"{one['against']} images of {', '.join(one['classes'])}")  # fmt: skip
         marks += [Mark("leakage allowed", one["leakage"])] if one["leakage"] else []
         marks += [Mark("warning of its score", warning) for warning in one["warnings"]]
     if more:
-        told.append(f"{more} more, by other classifiers or of other images: see Scores of synthetic images")
+        told.append(f"{more} more, by other extractors or of other images: see Scores of synthetic images")
     return [Mark(name, "; ".join(told)), *marks]
 
 
@@ -141,31 +162,39 @@ def _estimate(one: Mapping[str, Any]) -> Estimate:
 
 def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return (score in words, value as text) of a record, in the order of reading."""
-    splits = one["settings"]["splits"]
-    names = score_names(one["protocol"], splits)
-    cut = "" if splits == 1 else f", {splits} splits"
-    found = one["metrics"][names["is"]]
-    lines = [
-        (f"IS of the {kind} images{cut}", _shown(found[kind], found[kind]["n"]))
-        for kind in ("real", "synthetic")
-    ]
-    for key, what in (("fid", "probabilities"), ("fid_logits", "logits")):
-        fid = one["metrics"][names[key]]
-        lines.append((f"FID on {what}", _shown(fid, f"{fid['n_synthetic']:,} to {fid['n_real']:,}")))
+    names, metrics, settings = one["names"], one["metrics"], one["settings"]
+    of = LAYERS[one["extractor"]["layer"]]
+    k = {"precision": "k_precision", "recall": "k_precision", "density": "k_density", "coverage": "k_density"}
+    lines = []
+    for key in (key for key in ORDER if key in names):
+        title = {"kid": f"KID{of}", "fid": f"FID{of}", "fid_logits": "FID on logits"}.get(key)
+        title = title or f"{key.capitalize()}{of}, k = {settings[k[key]]}"
+        found = metrics[names[key]]
+        lines.append((title, _shown(found, f"{found['n_synthetic']:,} to {found['n_real']:,}")))
         for part, told in (("null", "real to real"), ("same_n", "synthetic to real, at that n")):
-            if (half := fid[part]) is not None:
+            if (half := found[part]) is not None:
                 n = f"{half['n_second']:,.0f} to {half['n_first']:,.0f}"
-                lines.append((f"FID on {what}: {told}", f"{half['value']:.3f} (n = {n})"))
+                lines.append((f"{title}: {told}", f"{_number(half['value'])} (n = {n})"))
+    if "is" in names:
+        cut = "" if settings["splits"] == 1 else f", {settings['splits']} splits"
+        found = metrics[names["is"]]
+        lines += [
+            (f"IS (legacy) of the {kind} images{cut}", _shown(found[kind], f"{found[kind]['n']:,}"))
+            for kind in ("real", "synthetic")
+        ]
     return lines
 
 
-def _shown(one: Mapping[str, Any], n: object) -> str:
-    bounds = "" if one["low"] is None else f" [{one['low']:.3f}, {one['high']:.3f}]"
-    return (
-        f"{one['value']:.3f}{bounds} (n = {n:,})"
-        if isinstance(n, int)
-        else f"{one['value']:.3f}{bounds} (n = {n})"
-    )
+def _shown(one: Mapping[str, Any], n: str) -> str:
+    bounds = "" if one["low"] is None else f" [{_number(one['low'])}, {_number(one['high'])}]"
+    return f"{_number(one['value'])}{bounds} (n = {n})"
+
+
+def _number(value: float) -> str:
+    """Three decimals, or three digits where that would be all noughts (KID of pixels) or all noise (FID of 2,048)."""
+    if abs(value) >= 100:
+        return f"{value:.1f}"
+    return f"{value:.3f}" if abs(value) >= 0.05 or abs(value) < 5e-7 else f"{value:.5f}"
 
 
 def _images(one: Mapping[str, Any]) -> str:
@@ -192,8 +221,10 @@ def _to_csv(scores: Sequence[Mapping[str, Any]]) -> str:
             "sets_sha256": " ".join(part["images_sha256"] for part in one["sets"]),
             "classes": " ".join(one["classes"]),
             "against": one["against"],
-            "extractor_run": one["extractor"]["run"],
-            "checkpoint_sha256": one["extractor"]["checkpoint"]["sha256"],
+            "extractor": one["extractor"]["name"],
+            "extractor_run": (one["extractor"]["run"] or {}).get("run"),
+            "weights_sha256": one["extractor"]["protocol"]["weights_sha256"],
+            "real_run": one["real"]["run"],
             "split_fingerprint": one["split_fingerprint"],
             "leakage": one["leakage"],
             "warnings": "; ".join(one["warnings"]),

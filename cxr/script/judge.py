@@ -1,136 +1,150 @@
-"""Score synthetic sets by the answers of a trained classifier, and leave the record beside them."""
+"""Score synthetic sets against real images by the features of an extractor, and leave the record beside them."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from cxr.config import build
 from cxr.data.index import labels
-from cxr.data.module import CXRDataModule
 from cxr.data.synthetic import SyntheticSet, check_leak, load_synthetic, resized, set_folder, synthetic_labels
 from cxr.errors import UserError
-from cxr.evaluation.score import Answers, frechet_record, inception_records, shares_warning
+from cxr.evaluation.score import shares_warning
+from cxr.evaluation.scores import score_records
+from cxr.extractor import Answer, Extractor, cached_answer, extract
+from cxr.extractor.run import RunExtractor
 from cxr.files import file_sha256, read_json, write_json
-from cxr.metric.score_record import FOLDER, SCHEMA, check_score, extractor_name, file_name, score_names
-from cxr.run import config_hash, identity, manifest
-from cxr.script.predict import Rows, answers, finished_classifier, model_key, prepare_as_trained
+from cxr.metric.score_record import FOLDER, SCHEMA, check_score, file_name, protocol_name, score_names
+from cxr.run import config_hash, finished_run, identity, manifest, model_key
+from cxr.script.predict import Rows, prepare_as_trained
 from cxr.script.prepare import Prepared
 
 __all__ = ["judge"]
 
-Accelerator = Literal["auto", "cpu", "gpu"]
 AGAIN = "its answers on them are surer than on new ones"
 
 
 def judge(
     run_dir: Path,
     names: list[str],
+    extractor: Mapping[str, Any],
     *,
     synthetic_dir: Path,
     name: str | None,
     checkpoint: Literal["last", "best"],
     against: Literal["test", "val", "train"],
     real_classes: Literal["same", "all"],
-    splits: int,
-    n_resamples: int,
-    n_halves: int,
-    seed: int,
-    accelerator: Accelerator,
+    settings: Mapping[str, Any],
+    batch_size: int,
+    accelerator: Literal["auto", "cpu", "gpu"],
     data_root: Path | None,
 ) -> tuple[Path, dict[str, Any]]:
     """Return the path and the content of the score of synthetic sets, computing it unless the same is there.
 
+    Args:
+        run_dir: a finished run, whose images and split are the real ones.
+        extractor: a node of conf/extractor.
+        settings: splits, n_resamples, n_halves, seed, n_subsets, k_precision, k_density.
+
     Raises:
-        UserError: a set or a run that is not there, a GAN's or a multi-label run, other classes, no real images.
+        UserError: a set or a run that is not there, an extractor without weights, other classes, no real images.
     """
     if not names or len(set(names)) < len(names):
         raise UserError(f"synthetic: got {names}, expected one or more sets, each once; set synthetic=[NAME]")
-    config, file = finished_classifier(run_dir, checkpoint, data_root)
-    if config["data"].get("multi_label"):
-        raise UserError(f"{run_dir}: its labels are independent, expected one class per image, whose probabilities "
-                        "sum to 1; set run=… to such a classifier")  # fmt: skip
+    device = _device(accelerator)
+    config, _ = finished_run(run_dir, checkpoint)
+    if data_root is not None:
+        config["data"]["root"] = str(data_root)
+    by: Extractor = build(extractor)
     sets = [load_synthetic(set_folder(synthetic_dir, one)) for one in names]
-    sha256 = file_sha256(file)
-    protocol = extractor_name(model_key(config["classifier"]), sha256, against, real_classes)
+    trained: dict[str, Any] = read_json(run_dir / "manifest.json")
+    real = {
+        "split_fingerprint": trained["split_fingerprint"],
+        **{k: config["cache"][k] for k in ("size_px", "fit")},
+    }
+    own = isinstance(by, RunExtractor) and by.run_dir.resolve() == run_dir.resolve()
+    protocol = protocol_name(by.name, against, real_classes, None if own else real)
     folder = synthetic_dir / name if name is not None else sets[0].path
-    target = folder / FOLDER / file_name(protocol, splits, names)
-    settings = {"splits": splits, "n_resamples": n_resamples, "n_halves": n_halves, "seed": seed,
-                "real_classes": real_classes}  # fmt: skip
-    if target.is_file():
-        done = check_score(read_json(target), target)
-        hashes = [one["images_sha256"] for one in done["sets"]]
-        same = hashes == [one.manifest["images_sha256"] for one in sets]
-        if same and done["settings"] == settings and done["extractor"]["checkpoint"]["sha256"] == sha256:
-            return target, done
-    prepared, trained = prepare_as_trained(run_dir, config)
+    target = folder / FOLDER / file_name(protocol, by.layer, settings, names)
+    asked = {**settings, "real_classes": real_classes}
+    if (done := _done(target, sets, asked, by)) is not None:
+        return target, done
+    prepared, _ = prepare_as_trained(run_dir, config)
     made_labels = synthetic_labels(sets, prepared.classes)  # refuses unknown classes
     shown = [name for name, one in zip(prepared.classes, made_labels.T, strict=True) if one.any()]
     classes = shown if real_classes == "same" else prepared.classes
     rows = _real_rows(prepared, against, classes)
     index = prepared.cached.index.iloc[rows]
-    real = _answers_on_real(config, prepared, rows, file, accelerator)
-    made = _answers_on_synthetic(config, sets, prepared, file, accelerator)
+    features = Path(config["cache"]["dir"]) / "features"
+    answers = _answers(by, prepared, rows, sets, features, batch_size, device)
+    found, warnings = score_records(*answers, index["patient_id"].tolist(), by.layer, settings)
     counts = {
         "real": _counts(labels(index), prepared.classes),
         "synthetic": _counts(made_labels, prepared.classes),
     }
     leaked = set(check_leak(sets, index["content_hash"].tolist(), "allow"))
     n_leaked = int(index["content_hash"].isin(leaked).sum())
-    key = score_names(protocol, splits)
-    options: dict[str, Any] = {"n_resamples": n_resamples, "n_halves": n_halves, "seed": seed}
+    key = {what: one for what, one in score_names(protocol, by.layer, settings).items() if what in found}
     record = {
         "schema": SCHEMA,
         "kind": "score",
         "protocol": protocol,
+        "names": key,
         "paper": config["paper"],
-        "extractor": {
-            "run": run_dir.name,
-            "model": model_key(config["classifier"]),
-            "arm": config["arm"] or "real_only",
-            "seed": config["seed"],
-            "fold": config["split"].get("fold"),
-            "config_hash": config_hash(identity(config)),
-            "checkpoint": {"file": f"checkpoints/{file.name}", "sha256": sha256},
-            "classes": prepared.classes,
-            "mode": "eval",  # the acrnet authors' scripts leave theirs in training mode
-        },
+        "extractor": {"name": by.name, "layer": by.layer, "protocol": by.protocol, "run": _run_facts(by)},
+        "real": {"run": run_dir.name, **real, "split_name": prepared.split.name},
         "against": against,
         "split_fingerprint": prepared.split.fingerprint,
-        "split_name": prepared.split.name,
         "classes": classes,
         "sets": [_facts(one) for one in sets],
         "images": {
-            "size_px": config["cache"]["size_px"],
-            "fit": config["cache"]["fit"],
-            "resize": "synthetic images: cubic when they grow, by area when they shrink",
-            "values": "uint8, one channel; as the classifier's own training and test images from there on",
+            "resize": "real images as the run's cache holds them; synthetic ones to their size, cubic when they grow, by "
+            "area when they shrink; then the extractor's own",
+            "values": "uint8, one channel; generated ones clamped, rounded, cast",
         },
         "counts": counts,
-        "settings": settings,
-        "metrics": {
-            key["is"]: inception_records(real, made, splits=splits, n_resamples=n_resamples, seed=seed),
-            key["fid"]: frechet_record(real.probabilities, made.probabilities, real.patients, **options),
-            key["fid_logits"]: frechet_record(real.logits, made.logits, real.patients, **options),
-        },
+        "settings": asked,
+        "metrics": {key[what]: {"score": what, **one} for what, one in found.items()},
         "leakage": f"the GAN saw {n_leaked} of the {len(rows)} real images" if leaked else None,
-        "warnings": _warnings(sets, trained, counts, against, checkpoint),
+        "warnings": [*_warnings(by, sets, real, counts, against), *warnings],
         "provenance": manifest(
             inputs={
-                "checkpoint": file,
+                "extractor": str(by.protocol["weights_sha256"] or by.name),
                 **{f"synthetic/{one.path.name}": one.manifest["images_sha256"] for one in sets},
             },
             split_fingerprint=prepared.split.fingerprint,
-            seed=seed,
-            device=accelerator,
+            seed=settings["seed"],
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             wall_s=None,
         ),
-    }
+    }  # fmt: skip
     write_json(target, check_score(record, target))
     return target, record
+
+
+def _done(
+    target: Path, sets: list[SyntheticSet], asked: dict[str, Any], by: Extractor
+) -> dict[str, Any] | None:
+    """Return the record that is there if it is of the same images, settings and extractor."""
+    record = read_json(target) if target.is_file() else None
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:  # an old one is made again
+        return None
+    done = check_score(record, target)
+    same = [one["images_sha256"] for one in done["sets"]] == [one.manifest["images_sha256"] for one in sets]
+    same = same and (done["settings"], done["extractor"]["name"]) == (asked, by.name)
+    return done if same and done["extractor"]["protocol"] == by.protocol else None
+
+
+def _device(accelerator: Literal["auto", "cpu", "gpu"]) -> torch.device:
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("accelerator: no GPU that torch can use is here; set accelerator=cpu")
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _real_rows(prepared: Prepared, against: str, classes: list[str]) -> Rows:
@@ -144,31 +158,48 @@ def _real_rows(prepared: Prepared, against: str, classes: list[str]) -> Rows:
     return rows
 
 
-def _answers_on_real(
-    config: dict[str, Any], prepared: Prepared, rows: Rows, file: Path, accelerator: Accelerator
-) -> Answers:
-    chosen = replace(prepared, rows={**prepared.rows, "test": rows})  # prediction is of the test part
-    found, logits, probabilities = answers(config, chosen.module(config), file, accelerator)
-    patients = prepared.cached.index["patient_id"].to_numpy()[found].tolist()
-    return Answers(probabilities.astype(np.float64), logits.astype(np.float64), patients)
+def _answers(
+    by: Extractor,
+    prepared: Prepared,
+    rows: Rows,
+    sets: list[SyntheticSet],
+    cache: Path,
+    batch: int,
+    device: torch.device,
+) -> tuple[Answer, Answer]:
+    """Return what the extractor says of the real images (kept in `cache`) and of the synthetic ones."""
+    images = prepared.cached.images
+    size_px = int(images.shape[1])
+    made = np.concatenate([resized(one, size_px).images for one in sets])
+    with _progress(len(rows) + len(made)) as advance:
+        real = cached_answer(by, images[rows], folder=cache, batch=batch, device=device, advance=advance)
+        return real, extract(by, made, batch=batch, device=device, advance=advance)
 
 
-def _answers_on_synthetic(
-    config: dict[str, Any], sets: list[SyntheticSet], prepared: Prepared, file: Path, accelerator: Accelerator
-) -> Answers:
-    size_px = int(prepared.cached.images.shape[1])
-    parts = []
-    for one in sets:
-        n = len(one.images)
-        module: CXRDataModule = build(config["loader"])(
-            images=resized(one, size_px).images,
-            labels=np.zeros((n, len(prepared.classes)), np.float32),
-            parts={"test": np.arange(n)},
-            seed=config["seed"],
-        )
-        parts.append(answers(config, module, file, accelerator))
-    logits, probabilities = (np.concatenate([p[i] for p in parts]).astype(np.float64) for i in (1, 2))
-    return Answers(probabilities, logits, [None] * len(logits))
+@contextmanager
+def _progress(n: int) -> Iterator[Callable[[int], object]]:
+    """Yield what to call with the number of images done; shown in a terminal only."""
+    from rich.progress import Progress
+
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
+        task = progress.add_task("features", total=n)
+        yield lambda done: progress.advance(task, done)
+
+
+def _run_facts(by: Extractor) -> dict[str, Any] | None:
+    """Return which of our runs the extractor is, None where it is none."""
+    if not isinstance(by, RunExtractor):
+        return None
+    return {
+        "run": by.run_dir.name,
+        "model": model_key(by.config["classifier"]),
+        "arm": by.config["arm"] or "real_only",
+        "seed": by.config["seed"],
+        "fold": by.config["split"].get("fold"),
+        "config_hash": config_hash(identity(by.config)),
+        "checkpoint": {"file": f"checkpoints/{by.checkpoint.name}", "sha256": by.sha256},
+        "classes": by.task.classes,
+    }
 
 
 def _facts(one: SyntheticSet) -> dict[str, Any]:
@@ -184,20 +215,30 @@ def _facts(one: SyntheticSet) -> dict[str, Any]:
 
 
 def _warnings(
+    by: Extractor,
     sets: list[SyntheticSet],
-    trained: dict[str, Any],
+    real: Mapping[str, Any],
     counts: dict[str, dict[str, int]],
     against: str,
-    checkpoint: str,
 ) -> list[str]:
     """Return what a reader must know before believing the numbers."""
-    learnt = {str(v.get("hash")) for k, v in trained["inputs"].items() if k.startswith("synthetic/")}
-    known = [one.path.name for one in sets if one.manifest["images_sha256"] in learnt]
-    found = [f"the classifier was trained on {', '.join(known)}: {AGAIN}"] if known else []
-    if against == "train":
-        found.append(f"the classifier was trained on these real images: {AGAIN}")
-    if against == "val" and checkpoint == "best":
-        found.append("the classifier's checkpoint was chosen on these real images")
+    found = []
+    if isinstance(by, RunExtractor):
+        trained = read_json(by.run_dir / "manifest.json")
+        learnt = {str(v.get("hash")) for k, v in trained["inputs"].items() if k.startswith("synthetic/")}
+        known = [one.path.name for one in sets if one.manifest["images_sha256"] in learnt]
+        if known:
+            found.append(f"the classifier was trained on {', '.join(known)}: {AGAIN}")
+        if trained["split_fingerprint"] != real["split_fingerprint"]:
+            found.append(
+                f"the classifier's split is another: it may have been trained on these real images, and {AGAIN}"
+            )
+        elif against == "train":
+            found.append(f"the classifier was trained on these real images: {AGAIN}")
+        elif against == "val" and by.checkpoint.stem == "best":
+            found.append("the classifier's checkpoint was chosen on these real images")
+    if "random" in str(by.protocol.get("weights", "")):
+        found.append("the extractor's weights are random: scores by it say little")
     shares = shares_warning(counts["real"], counts["synthetic"])
     return found + ([shares] if shares else [])
 

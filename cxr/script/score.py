@@ -1,4 +1,4 @@
-"""score: judge synthetic images by a trained classifier."""
+"""score: hold synthetic images against real ones by the features of an extractor."""
 
 from __future__ import annotations
 
@@ -12,19 +12,28 @@ from cxr.errors import UserError
 
 __all__ = ["main", "score"]
 
+SETTINGS = ("splits", "n_subsets", "k_precision", "k_density", "n_resamples", "n_halves", "seed")
+SHOWN = ("kid", "fid", "fid_logits", "precision", "recall", "density", "coverage")
+RUN_EXTRACTOR = "cxr.extractor.run.RunExtractor"
+
 
 def score(
     *,
     synthetic: list[str],
     run: str,
+    extractor: Any,
     name: str | None,
     checkpoint: Literal["last", "best"],
     against: Literal["test", "val", "train"],
     real_classes: Literal["same", "all"],
     splits: int,
+    n_subsets: int,
+    k_precision: int,
+    k_density: int,
     n_resamples: int,
     n_halves: int,
     seed: int,
+    batch_size: int,
     accelerator: Literal["auto", "cpu", "gpu"],
     data_root: Path | None,
     runs_dir: Path,
@@ -34,52 +43,67 @@ def score(
 
 
 def job(config: DictConfig) -> float:
-    """Score the sets, print the scores. Returns the FID on probabilities."""
+    """Score the sets, print the scores. Returns the FID on the extractor's features."""
     values = plain(config)
-    for key in ("splits", "n_halves"):
+    for key in (*SETTINGS[:-1], "batch_size"):
         if values[key] < 1:
             raise UserError(f"{key}: got {values[key]}, expected at least 1; set {key}=…")
-    from cxr.script.evaluate import find_runs
-
-    runs = find_runs(Path(values["runs_dir"]), [values["run"]], "run")
-    if len(runs) > 1:
-        raise UserError(
-            f"run: '{values['run']}' means {len(runs)} runs, expected one; set run={runs[0].name}"
-        )
-    from cxr.metric.score_record import score_names
+    runs_dir = Path(values["runs_dir"])
+    run = _one_run(runs_dir, values["run"], "run")
+    extractor = dict(values["extractor"])
+    if extractor["_target_"] == RUN_EXTRACTOR:
+        other = extractor["run"]
+        found = run if other is None else _one_run(Path(extractor["runs_dir"]), other, "extractor.run")
+        extractor["run"] = found.name
     from cxr.script.judge import judge
 
     target, record = judge(
-        runs[0],
+        run,
         values["synthetic"],
+        extractor,
+        settings={key: values[key] for key in SETTINGS},
         synthetic_dir=Path(values["synthetic_dir"]),
         data_root=Path(values["data_root"]) if values["data_root"] else None,
-        **{k: values[k] for k in ("name", "checkpoint", "against", "real_classes", "splits", "n_resamples",
-                                  "n_halves", "seed", "accelerator")},
-    )  # fmt: skip
-    names = score_names(record["protocol"], record["settings"]["splits"])
-    for line in _lines(record, names):
+        **{
+            k: values[k]
+            for k in ("name", "checkpoint", "against", "real_classes", "batch_size", "accelerator")
+        },
+    )
+    for line in _lines(record):
         print(line)
     print(target)
-    return float(record["metrics"][names["fid"]]["value"])
+    return float(record["metrics"][record["names"]["fid"]]["value"])
 
 
-def _lines(record: dict[str, Any], names: dict[str, str]) -> list[str]:
+def _one_run(runs_dir: Path, name: str, key: str) -> Path:
+    """Return the folder of the one run that a name or pattern means."""
+    from cxr.script.evaluate import find_runs
+
+    runs = find_runs(runs_dir, [name], key)
+    if len(runs) > 1:
+        raise UserError(f"{key}: '{name}' means {len(runs)} runs, expected one; set {key}={runs[0].name}")
+    return runs[0]
+
+
+def _lines(record: dict[str, Any]) -> list[str]:
     """Return the scores, one per line, then what a reader must know."""
-    found = record["metrics"][names["is"]]
+    names, metrics = record["names"], record["metrics"]
     made = " + ".join(f"{one['n']} of {one['name']}" for one in record["sets"])
-    lines = [
-        f"{made}; {found['real']['n']} real {record['against']} images of {', '.join(record['classes'])}"
-    ]
-    told = ", ".join(f"{kind} {_shown(found[kind])}" for kind in ("real", "synthetic"))
-    lines.append(f"{names['is']}: {told}")
-    for key in ("fid", "fid_logits"):
-        one = record["metrics"][names[key]]
+    n_real = metrics[names["fid"]]["n_real"]
+    lines = [f"{made}; {n_real} real {record['against']} images of {', '.join(record['classes'])}"]
+    for key in SHOWN:
+        if key not in names:
+            continue
+        one = metrics[names[key]]
         line = f"{names[key]}: {_shown(one)}"
         if one["null"] is not None:
             line += (f"; at n = {one['null']['n_first']:.0f} and {one['null']['n_second']:.0f}: real to real "
                      f"{one['null']['value']:.4f}, synthetic to real {one['same_n']['value']:.4f}")  # fmt: skip
         lines.append(line)
+    if "is" in names:
+        found = metrics[names["is"]]
+        told = ", ".join(f"{kind} {_shown(found[kind])}" for kind in ("real", "synthetic"))
+        lines.append(f"{names['is']} (legacy): {told}")
     if record["leakage"]:
         lines.append(f"warning: leak: {record['leakage']}")
     return lines + [f"warning: {warning}" for warning in record["warnings"]]

@@ -13,9 +13,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from cxr.errors import UserError
-from cxr.evaluation.score import Answers, frechet_record, inception_records
+from cxr.evaluation.scores import score_records
+from cxr.extractor import Answer
 from cxr.files import read_json, write_json
-from cxr.metric.score_record import check_score, extractor_name, file_name, read_scores, score_names
+from cxr.metric.score_record import check_score, file_name, protocol_name, read_scores, score_names
 from cxr.report.build import build_report
 from cxr.report.generative import beside_published, scores_grid, scores_of
 from cxr.report.published import load_published
@@ -34,32 +35,34 @@ def make_set(root: Path, name: str, sha256: str) -> Path:
 
 def make_score(root: Path, names: list[str], *, sha256: str = "ab" * 32, **changes: Any) -> dict[str, Any]:
     """Write the score of sets, whose images' hash is their name; `changes`: against, splits, arm, model, fold, …"""
-    splits, against = changes.get("splits", 1), changes.get("against", "test")
+    against, layer = changes.get("against", "test"), changes.get("layer", "softmax")
     model = changes.get("model", "acrnet")
     rng = np.random.default_rng(0)
     real, made = (
-        Answers(p, np.log(p), [None] * len(p))
+        Answer(p.astype(np.float32), np.log(p).astype(np.float32) if layer == "softmax" else None)
         for p in (rng.dirichlet([1, 2, 1], 40), rng.dirichlet([2, 1, 1], 30))
     )
-    protocol = extractor_name(model, sha256, against, "same")
-    key = score_names(protocol, splits)
-    options = {"n_resamples": 50, "n_halves": 4, "seed": 0}
+    name = changes.get("extractor", f"{model}@{sha256[:8]}")
+    protocol = protocol_name(name, against, "same", None if layer == "softmax" else {"split": "f"})
+    settings = {"n_resamples": 50, "n_halves": 4, "seed": 0, "n_subsets": 5, "k_precision": 3, "k_density": 5,
+                "splits": changes.get("splits", 1)}  # fmt: skip
+    found, _ = score_records(real, made, [None] * 40, layer, settings)
+    key = {what: one for what, one in score_names(protocol, layer, settings).items() if what in found}
+    run = {"run": "acrnet-acrnet_fold-0", "model": model, "arm": changes.get("arm", "real_only"),
+           "seed": 0, "fold": changes.get("fold", 0), "config_hash": "0" * 12,
+           "checkpoint": {"file": "checkpoints/last.ckpt", "sha256": sha256}, "classes": CLASSES}  # fmt: skip
     record = {
-        "schema": 1, "kind": "score", "protocol": protocol, "paper": "acrnet", "against": against,
-        "extractor": {"run": "acrnet-acrnet_fold-0", "model": model, "arm": changes.get("arm", "real_only"),
-                      "seed": 0, "fold": changes.get("fold", 0), "config_hash": "0" * 12,
-                      "checkpoint": {"file": "checkpoints/last.ckpt", "sha256": sha256}, "classes": CLASSES},
+        "schema": 2, "kind": "score", "protocol": protocol, "paper": "acrnet", "against": against, "names": key,
+        "extractor": {"name": name, "layer": layer, "protocol": {"weights_sha256": sha256},
+                      "run": run if layer == "softmax" else None},
+        "real": {"run": "acrnet-gan"},
         "split_fingerprint": "f" * 16, "classes": CLASSES[:2], "counts": {},
         "sets": [{"name": n, "images_sha256": n, "n": 30, "classes": ["Cardiomegaly"]} for n in names],
-        "settings": {**options, "splits": splits, "real_classes": "same"},
-        "metrics": {
-            key["is"]: inception_records(real, made, splits=splits, n_resamples=50, seed=0),
-            key["fid"]: frechet_record(real.probabilities, made.probabilities, real.patients, **options),
-            key["fid_logits"]: frechet_record(real.logits, made.logits, real.patients, **options),
-        },
+        "settings": {**settings, "real_classes": "same"},
+        "metrics": {key[what]: one for what, one in found.items()},
         "leakage": changes.get("leakage"), "warnings": changes.get("warnings", []),
     }  # fmt: skip
-    write_json(root / names[0] / "scores" / file_name(protocol, splits, names), record)
+    write_json(root / names[0] / "scores" / file_name(protocol, layer, settings, names), record)
     return record
 
 
@@ -74,7 +77,7 @@ def test_table_4_has_our_side(make_run: Callable[..., Path], repository: Path, t
     page = build_report([run], sets, out, "acrnet", spec).read_text(encoding="utf-8").replace("\u00a0", " ")
     with (out / "table4.csv").open() as file:
         rows = {(r["model"], r["arm"], r["metric"]): r for r in csv.DictReader(file)}
-    names = score_names(shown["protocol"], 3)
+    names = shown["names"]
     score, fid = shown["metrics"][names["is"]], shown["metrics"][names["fid_logits"]]
     for key, published, ours in (
         (("dcgan", "real_only", "inception_score"), "3.72", score["real"]),
@@ -93,11 +96,11 @@ def test_table_4_has_our_side(make_run: Callable[..., Path], repository: Path, t
     marks = f"{fid_row['marks']} {fid_row['marks_told']}"
     assert names["is"] in marks and names["fid_logits"] in marks
     assert "30 synthetic images of a + b against 40 real test images of Cardiomegaly, Emphysema" in marks
-    assert "2 more, by other classifiers" in marks
+    assert "2 more, by other extractors" in marks
     assert "<b>mind" not in page and "leak: the GAN saw 3" in page
     assert "Scores of synthetic images" in page
     with (out / "synthetic_scores.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 3 * 4
+        assert len(list(csv.DictReader(file))) == 3 * (7 + 2)
     assert {"synthetic_scores.md", "synthetic_scores.tex"} <= {p.name for p in out.iterdir()}
 
 
@@ -110,11 +113,31 @@ def test_a_column_holds_one_protocol(tmp_path: Path) -> None:
     assert head == ["Synthetic images", "Score", "acrnet@abababab,test", "acrnet@cdcdcdcd,val"]
     rows = {(line[0], line[1]): line[2:] for line in body}
     value = one["metrics"]["is_softmax[acrnet@abababab,test]"]["real"]["value"]
-    assert rows["a", "IS of the real images"][0].startswith(f"{value:.3f} [")
-    assert rows["b", "IS of the real images"][1] == "—"
-    assert len(body) == 2 * 8
+    assert rows["a", "IS (legacy) of the real images"][0].startswith(f"{value:.3f} [")
+    assert rows["b", "IS (legacy) of the real images"][1] == "—"
+    assert len(body) == 2 * (3 * 7 + 2)
+    assert body[0][1] == "KID on probabilities"
     assert "(n = 30 to 40)" in rows["a", "FID on logits"][0]
     assert "(n = 20 to 20)" in rows["a", "FID on logits: real to real"][1]
+
+
+def test_scores_of_other_extractors_stand_in_columns_of_their_own_and_not_beside_the_paper(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "synthetic"
+    own, pixels = make_score(root, ["a"]), make_score(root, ["a"], layer="", extractor="pixel16")
+    head, body = scores_grid([own, pixels])
+    assert head[2] == "acrnet@abababab,test" and head[3].startswith("pixel16,test@")
+    rows = {(line[0], line[1]): line[2:] for line in body}
+    assert rows["a", "KID"][0] == "—" and "(n = 30 to 40)" in rows["a", "KID"][1]
+    assert rows["a", "KID on probabilities"][1] == "—"
+    assert rows["a", "Recall, k = 3: real to real"][1].endswith("(n = 20 to 20)")
+    paper = load_published("acrnet")
+    assert beside_published([pixels], paper, "acrnet") == {}
+    assert (
+        "@abababab"
+        in beside_published([pixels, own], paper, "acrnet")["dcgan", "synthetic", "fid"].marks[0].tag
+    )
 
 
 def test_which_score_stands_beside_the_paper(tmp_path: Path) -> None:
@@ -158,7 +181,7 @@ def test_a_damaged_score_is_named(tmp_path: Path) -> None:
     (file,) = (root / "a" / "scores").iterdir()
     assert read_scores(root) == [record] == [read_json(file)]
     for broken, told in (
-        ({**record, "schema": 0}, "not a score of schema 1"),
+        ({**record, "schema": 1}, "not a score of schema 2; run score.py again"),
         ({k: v for k, v in record.items() if k != "sets"}, "lacks sets"),
         ({**record, "protocol": "other@1,test"}, "not those of its protocol"),
     ):

@@ -94,11 +94,22 @@ def test_sets_scored_together(here: Path, capsys: pytest.CaptureFixture[str]) ->
     printed = capsys.readouterr().out
     file, found = record("both")
     assert printed.splitlines()[-1] == str(file)
-    sha256 = found["extractor"]["checkpoint"]["sha256"]
+    sha256 = found["extractor"]["run"]["checkpoint"]["sha256"]
     where = f"talukdar_cnn@{sha256[:8]},test"
     assert found["protocol"] == where
     assert file.name.startswith(f"{where.replace(',', '-')}-joined-")
-    assert set(found["metrics"]) == {f"is_softmax[{where}]", f"fid_softmax[{where}]", f"fid_logits[{where}]"}
+    kinds = ("kid", "fid", "precision_k3", "recall_k3", "density_k5", "coverage_k5")
+    expected = {
+        f"is_softmax[{where}]",
+        f"fid_logits[{where}]",
+        *(f"{kind}_softmax[{where}]" for kind in kinds),
+    }
+    assert set(found["metrics"]) == expected
+    assert set(found["names"].values()) == expected
+    for name in expected - {f"is_softmax[{where}]"}:
+        one = found["metrics"][name]
+        assert (one["n_real"], one["n_synthetic"]) == (16, 32) and one["low"] <= one["high"], name
+        assert one["null"]["cuts"] == 5, name
     trained = json.loads(Path("runs/cnn/manifest.json").read_text())
     assert found["split_fingerprint"] == trained["split_fingerprint"]
     assert found["counts"] == {"real": trained["counts"]["test"], "synthetic": {"normal": 16, "opacity": 16}}
@@ -160,6 +171,79 @@ def test_a_classifier_that_was_trained_on_the_set_says_so(here: Path) -> None:
     assert any("was trained on gan-opacity" in w for w in record("mixed")[1]["warnings"])
 
 
+def test_any_run_gives_the_real_images(here: Path) -> None:
+    """A GAN's run, by pixels; its name has a hash of split and size, which pixels say nothing of."""
+    run("score", ONE, "run=gan-opacity", "extractor=pixel", "against=train", "name=pixels")
+    file, found = record("pixels")
+    assert found["protocol"].startswith("pixel16,train@") and file.stem == found["protocol"].replace(",", "-")
+    assert set(found["names"]) == {"kid", "fid", "precision", "recall", "density", "coverage"}
+    fid = found["metrics"][found["names"]["fid"]]
+    assert (
+        fid["low"] is None and "256 features of 16 images" in fid["no_interval"] and fid["null"]["cuts"] == 5
+    )
+    kid = found["metrics"][found["names"]["kid"]]
+    assert kid["low"] <= kid["high"] and kid["subsets"]["size"] == 8
+    assert found["extractor"]["run"] is None and found["real"]["run"] == "gan-opacity"
+    assert found["leakage"] is not None
+    run("score", ONE, "run=cnn", "extractor=pixel", "against=train", "name=same-images")
+    assert (
+        record("same-images")[1]["protocol"] == found["protocol"]
+    )  # the same images, whichever run names them
+
+
+def test_a_classifier_beside_another_runs_images(here: Path) -> None:
+    run("score", ONE, "run=gan-opacity", "extractor.run=cnn", "extractor.features=penultimate", "name=domain")
+    file, found = record("domain")
+    assert found["protocol"].startswith("talukdar_cnn@") and ",test@" in found["protocol"]
+    assert found["names"]["fid"].startswith("fid_penultimate[") and "fid_logits" not in found["names"]
+    assert found["extractor"]["protocol"]["dimensions"] == 60
+    assert file.stem.endswith("-penultimate") and found["extractor"]["run"]["run"] == "cnn"
+    train("small", *DATA, "cache.size_px=32", "trainer.limit_train_batches=1")
+    with pytest.raises(UserError, match=r"extractor\.run: small takes images of 32 px, got 64 px"):
+        run("score", ONE, "run=gan-opacity", "extractor.run=small", "name=wrong")
+
+
+def test_real_features_are_taken_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cxr.extractor.run import RunExtractor
+
+    seen = []
+    answer = RunExtractor.answer
+    monkeypatch.setattr(RunExtractor, "answer", lambda self, x: (seen.append(len(x)), answer(self, x))[1])
+    args = (BOTH, "run=cnn", "against=val", "extractor.features=logits", "batch_size=8")
+    run("score", *args, "name=first")
+    assert seen == [8] * 5  # 8 real, 32 synthetic
+    run("score", *args, "name=second")
+    assert seen == [8] * 9
+    first, second = (record(name)[1]["metrics"] for name in ("first", "second"))
+    assert first == second
+
+
+def test_few_images_have_no_neighbours_and_an_old_record_is_made_again(here: Path) -> None:
+    args = (ONE, "run=cnn", "against=val", "name=few")
+    run("score", *args)
+    file, found = record("few")
+    assert "precision" not in found["names"] and {"kid", "fid", "is"} <= set(found["names"])
+    assert any("need more than 5 images of each set; there are 4" in one for one in found["warnings"])
+    file.write_text(json.dumps({**found, "schema": 1}))
+    from cxr.metric.score_record import read_scores
+
+    with pytest.raises(UserError, match=r"not a score of schema 2; run score\.py again"):
+        read_scores(Path("synthetic"))
+    run("score", *args)
+    assert record("few")[1]["metrics"] == found["metrics"]
+
+
+def test_inception_by_its_file(
+    here: Path, random_inception: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("score", ONE, "run=gan-opacity", "extractor=inception", f"extractor.weights_path={random_inception}",
+        "against=val", "name=inception", "batch_size=4")  # fmt: skip
+    _, found = record("inception")
+    assert found["protocol"].startswith("inception@") and set(found["names"]) == {"kid", "fid", "is"}
+    assert found["extractor"]["protocol"]["resize"].startswith("bilinear as TensorFlow 1")
+    assert "(legacy): real " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
@@ -168,12 +252,16 @@ def test_a_classifier_that_was_trained_on_the_set_says_so(here: Path) -> None:
         (["synthetic=[]", "run=cnn"], "each once"),
         ([BOTH, "run=cn"], "run: nothing below runs is called 'cn'; did you mean 'cnn'"),
         ([BOTH, "run='cnn*'"], "means 2 runs, expected one"),
-        ([BOTH, "run=gan-normal"], "runs/gan-normal: not a classifier run"),
+        ([BOTH, "run=gan-normal"],
+         "runs/gan-normal: not a classifier run, and features come from one; set extractor=inception, or extractor.run"),
+        ([BOTH, "run=gan-normal", "extractor.run=cn"], "extractor.run: nothing below runs is called 'cn'"),
+        ([BOTH, "run=cnn", "extractor=pixel", "extractor.size_px=7"], "64×64 images cannot be averaged to 7×7"),
         ([BOTH, "run=cnn", "checkpoint=worst"], "checkpoint: got 'worst'"),
         ([BOTH, "run=cnn", "splits=0"], "splits: got 0"),
         ([BOTH, "run=cnn", "splits=33"], "set splits=1"),
     ],
-    ids=["unknown set", "twice", "none", "unknown run", "two runs", "a GAN", "choice", "no split", "splits"],
+    ids=["unknown set", "twice", "none", "unknown run", "two runs", "a GAN", "extractor", "blocks",
+         "choice", "no split", "splits"],
 )  # fmt: skip
 def test_mistakes(here: Path, overrides: list[str], told: str) -> None:
     with pytest.raises(UserError, match=told.replace("[", r"\[")):
