@@ -178,7 +178,8 @@ def _counted(
     overall = dict(zip(METRICS, means, strict=True))
     named = (("precision", precision), ("recall", recall), ("f1", f1))
     by_class = (*named, ("specificity", specificity))
-    share = (tp + fn) / (tp + fn).sum(1, keepdims=True)  # a class without images weighs nothing
+    with np.errstate(invalid="ignore"):
+        share = (tp + fn) / (tp + fn).sum(1, keepdims=True)  # a class without images weighs nothing
     overall |= {f"{score}_weighted": (share * np.nan_to_num(v)).sum(1) for score, v in named}
     return overall | {f"{score}/{name}": v[:, c] for score, v in by_class for c, name in enumerate(classes)}
 

@@ -1,23 +1,31 @@
-"""Paired differences between arms of one model, and the sentence that opens a report."""
+"""Paired differences between arms of one model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from cxr.metric.bootstrap import Estimate
-from cxr.report.mark import NO_PATIENTS, Mark
+from cxr.metric.operating_point import point_labels
+from cxr.metric.paired_test import PairedTest, holm
+from cxr.report.detail import paired_test
+from cxr.report.mark import Mark
 from cxr.report.published import PublishedPaper
 from cxr.report.runs import Arm, difference
-from cxr.report.spec import ReportSpec, arm_name
-from cxr.report.table import metric_title, percent_points
+from cxr.report.spec import arm_name
 
-__all__ = ["Difference", "compare_arms", "summary", "unpaired", "verdict"]
+__all__ = ["Difference", "compare_arms", "compare_classes", "unpaired", "verdict"]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One arm minus its reference, for one model and score; same test images, same resamples."""
+    """One arm minus its reference, for one model and score; same test images, same resamples.
+
+    Attributes:
+        test: McNemar's for accuracy, DeLong's for an AUROC: over patients, for these trained models, beside the
+            bootstrap's; None where there is none for the score.
+        p_holm: `p` adjusted for the other differences of the model that stand beside it (Holm).
+    """
 
     model: str
     model_name: str
@@ -29,6 +37,13 @@ class Difference:
     published: float | None
     degenerate: bool
     marks: tuple[Mark, ...] = ()
+    test: PairedTest | None = None
+    p_holm: float | None = None
+
+    @property
+    def p(self) -> float | None:
+        """The two-sided p of "no difference" that goes with `interval`: below .05 where it excludes zero."""
+        return self.ours.p if self.ours.low_seeds is None else self.ours.p_seeds
 
     @property
     def interval(self) -> tuple[float | None, float | None]:
@@ -41,41 +56,62 @@ class Difference:
 def compare_arms(
     arms: Sequence[Arm], comparisons: Sequence[Sequence[str]], metric: str, paper: PublishedPaper | None
 ) -> list[Difference]:
-    """Return every wanted difference whose two arms were run, model by model."""
+    """Return every wanted difference whose two arms were run, model by model; Holm over those of a model."""
+    return _compare(arms, comparisons, paper, lambda _: [metric])
+
+
+def compare_classes(
+    arms: Sequence[Arm], comparisons: Sequence[Sequence[str]], paper: PublishedPaper | None
+) -> list[Difference]:
+    """Return the differences of AUROC class by class (of two exclusive classes the second: the first mirrors it).
+
+    `p_holm` is adjusted for all classes and comparisons of the model.
+    """
+
+    def names(arm: Arm) -> list[str]:
+        multi_label = bool(arm.protocol["multi_label"])
+        return [f"auroc/{name}" for name in point_labels(arm.classes, multi_label=multi_label)]
+
+    return _compare(arms, comparisons, paper, names)
+
+
+def _compare(
+    arms: Sequence[Arm],
+    comparisons: Sequence[Sequence[str]],
+    paper: PublishedPaper | None,
+    metrics: Callable[[Arm], list[str]],
+) -> list[Difference]:
     found = {(arm.model, arm.arm): arm for arm in arms}
     differences = []
     for model in dict.fromkeys(arm.model for arm in arms):
+        of_model = []
         for name, reference in comparisons:
             a, b = found.get((model, name)), found.get((model, reference))
-            if a is None or b is None:
+            if a is None or b is None or a.folds != b.folds:  # `unpaired` says so of folds
                 continue
-            if a.folds != b.folds:  # `unpaired` says so
-                continue
-            ours = difference(a, b, [metric])
-            if metric not in ours:
-                continue
-            printed = [paper.find(model, arm, metric) for arm in (name, reference)] if paper else []
-            exact = [p.value for p in printed if p is not None and not p.bound]
-            theirs = exact[0] - exact[1] if len(exact) == 2 else None
-            collapsed = any(run.one_class is not None for run in (*a.runs, *b.runs))
-            model_name = paper.models.get(model, model) if paper else model
-            n_seeds = (a.n_seeds, b.n_seeds)
-            marks = tuple(dict.fromkeys((*a.marks, *b.marks)))
-            differences.append(
-                Difference(
-                    model,
-                    model_name,
-                    name,
-                    reference,
-                    metric,
-                    ours[metric],
-                    n_seeds,
-                    theirs,
-                    collapsed,
-                    marks,
-                )
-            )
+            names = metrics(a)
+            of_model += [_pair(a, b, metric, ours, paper) for metric, ours in difference(a, b, names).items()]
+        adjusted = holm([d.p for d in of_model])
+        differences += [replace(d, p_holm=p) for d, p in zip(of_model, adjusted, strict=True)]
     return differences
+
+
+def _pair(a: Arm, b: Arm, metric: str, ours: Estimate, paper: PublishedPaper | None) -> Difference:
+    printed = [paper.find(a.model, arm, metric) for arm in (a.arm, b.arm)] if paper else []
+    exact = [p.value for p in printed if p is not None and not p.bound]
+    return Difference(
+        model=a.model,
+        model_name=paper.models.get(a.model, a.model) if paper else a.model,
+        arm=a.arm,
+        reference=b.arm,
+        metric=metric,
+        ours=ours,
+        n_seeds=(a.n_seeds, b.n_seeds),
+        published=exact[0] - exact[1] if len(exact) == 2 else None,
+        degenerate=any(run.one_class is not None for run in (*a.runs, *b.runs)),
+        marks=tuple(dict.fromkeys((*a.marks, *b.marks))),
+        test=paired_test(a, b, metric),
+    )
 
 
 def unpaired(arms: Sequence[Arm], comparisons: Sequence[Sequence[str]]) -> list[str]:
@@ -103,37 +139,3 @@ def verdict(difference: Difference) -> str:
     if low > 0 or high < 0:
         return "excludes zero"
     return "includes zero"
-
-
-def summary(spec: ReportSpec, differences: Sequence[Difference], n_arms: int) -> list[str]:
-    """Return the opening sentences: effect of the lead model's arms, interval and n, the paper's."""
-    models = [d.model for d in differences]
-    lead = spec.lead_model if spec.lead_model in models else (models[0] if models else None)
-    if lead is None:
-        return [f"{n_arms} model and arm combinations were evaluated; no two arms of one model to compare."]
-    sentences = []
-    for d in (d for d in differences if d.model == lead):
-        low, high = (percent_points(d.metric, v) for v in d.interval)
-        unit = " points" if d.metric == "accuracy" else ""
-        score = (
-            metric_title(d.metric).replace(" (%)", "").lower()
-            if "/" not in d.metric
-            else metric_title(d.metric)
-        )
-        over = "patients and seeds" if d.ours.low_seeds is not None else "patients"
-        seeds = " and ".join(dict.fromkeys(str(n) for n in d.n_seeds))
-        unknown = any(mark.tag == NO_PATIENTS for mark in d.marks)
-        of = ", patients unknown" if unknown else f" of {d.ours.n_patients:,} patients"
-        sentences.append(
-            f"{d.model_name}, {arm_name(d.arm)} against {arm_name(d.reference)}: {score} changed by "
-            f"{percent_points(d.metric, d.ours.value)}{unit} (95 % interval over {over} {low} to {high}; "
-            f"{d.ours.n:,} test images{of}; seeds per arm: {seeds}). "
-            f"The interval {verdict(d)}."
-            + (
-                f" The paper prints {percent_points(d.metric, d.published)}{unit}."
-                if d.published is not None
-                else ""
-            )
-            + (" A model that predicts one class only is among these runs." if d.degenerate else "")
-        )
-    return sentences

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class ReportRun:
     Attributes:
         target, prob: (N, C), rows in the order of `image_ids`.
         patients: one id per image, None where unknown.
+        views, sources: of each image (PA, AP …; the hospital or collection), None where unknown.
     """
 
     path: Path
@@ -37,6 +38,8 @@ class ReportRun:
     target: npt.NDArray[np.float64]
     prob: npt.NDArray[np.float64]
     patients: tuple[str | None, ...]
+    views: tuple[str | None, ...] = ()
+    sources: tuple[str | None, ...] = ()
 
     @property
     def name(self) -> str:
@@ -169,7 +172,12 @@ def load_run(path: Path) -> ReportRun:
     target, prob, patients = tables(frame, result["classes"])
     manifest = read_json(path / "manifest.json") if (path / "manifest.json").is_file() else {}
     ids = tuple(str(image) for image in frame["image_id"])
-    return ReportRun(path, result, manifest, ids, target, prob, tuple(patients))
+    views, sources = (_texts(frame[column]) for column in ("view", "source"))
+    return ReportRun(path, result, manifest, ids, target, prob, tuple(patients), views, sources)
+
+
+def _texts(column: Iterable[object]) -> tuple[str | None, ...]:
+    return tuple(value if isinstance(value, str) and value else None for value in column)
 
 
 def group_runs(runs: Sequence[ReportRun]) -> list[Arm]:

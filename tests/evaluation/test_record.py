@@ -118,3 +118,41 @@ def test_a_failed_write_leaves_the_old_result(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_result(tmp_path, frame, {**record, "wall_s": float("nan")})
     assert read_result(tmp_path) == record
+
+
+def test_operating_points_are_those_of_validation_not_of_test(tmp_path: Path) -> None:
+    """On test images .5 parts the classes without fault; on validation images .8 does, and is what is used."""
+    test = predictions([0.6, 0.7, 0.9, 0.1, 0.2, 0.3], [1, 1, 1, 0, 0, 0])
+    val = predictions([0.85, 0.9, 0.95, 0.6, 0.7, 0.75], [1, 1, 1, 0, 0, 0], patient="v")
+    val["image_id"] = "v" + val["image_id"]
+    record = build_record(test, facts(), classes=CLASSES, n_resamples=50, validation=val)
+    points = {p["rule"]: p for p in record["operating_points"]}
+    assert set(points) == {"youden", "specificity>=0.9"}
+    for point in points.values():
+        assert point["class"] == "PNEUMONIA" and point["threshold"] == pytest.approx(0.8)
+        assert point["validation"] == {
+            "sensitivity": 1.0, "specificity": 1.0, "n": 6, "n_positive": 3, "n_patients": 3,
+        }  # fmt: skip
+        assert point["test"]["sensitivity"]["value"] == pytest.approx(1 / 3)
+        assert point["test"]["specificity"]["value"] == 1.0
+        assert point["test"]["sensitivity"]["n_patients"] == 3
+    without = build_record(test, facts(), classes=CLASSES, n_resamples=50)
+    assert without["metrics"] == record["metrics"]  # validation images are never scored
+    assert without["operating_points"] == [] and any("no operating points" in w for w in without["warnings"])
+    write_result(tmp_path, test, record, val)
+    kept = pd.read_parquet(tmp_path / "predictions_val.parquet")
+    assert sorted(kept["image_id"]) == sorted(val["image_id"]) and {"view", "source"} <= set(kept.columns)
+    write_result(tmp_path, test, without)
+    assert not (tmp_path / "predictions_val.parquet").exists()  # no stale one
+
+
+def test_no_operating_point_is_told_and_a_bad_specificity_refused() -> None:
+    test = predictions([0.9, 0.1, 0.8, 0.2], [1, 0, 1, 0])
+    lone = predictions([0.9, 0.1, 0.2], [1, 0, 0]).assign(image_id=["a", "b", "c"])
+    record = build_record(test, facts(), classes=CLASSES, n_resamples=10, validation=lone)
+    assert record["operating_points"] == []
+    assert any(w.startswith("no operating point of PNEUMONIA (youden)") for w in record["warnings"])
+    with pytest.raises(UserError, match=r"at_specificity=0\.9"):
+        build_record(test, facts(), classes=CLASSES, at_specificity=90, validation=lone)
+    with pytest.raises(ValueError, match="validation and test"):
+        build_record(test, facts(), classes=CLASSES, validation=test)

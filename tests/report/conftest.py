@@ -47,12 +47,14 @@ def fabricate(
     multi_label: bool = False,
     first: int = 0,
     patients: bool = True,
+    validated: float | None = None,
     **facts: Any,
 ) -> Path:
     """Write a run of `n` images (three per patient, 3 of 4 the second class) of which `wrong` are misread.
 
     `only`: the class that the model gives every image. `multi_label`: each label on a fifth of the images, the
     last one on none; `wrong` and `only` then mean nothing. `first`: number of the first image; a fold has its own.
+    `validated`: also validation predictions, the same answers but each probability of the last class this much higher.
     """
     names = classes or CLASSES
     truth = np.arange(n) % len(names) if len(names) > 2 else np.where(np.arange(n) % 4 == 0, 0, 1)
@@ -102,8 +104,14 @@ def fabricate(
         "wall_s": 100.0 + seed,
     }
     made = RunFacts(**{**known, **facts})
-    record = build_record(frame, made, classes=names, multi_label=multi_label, n_resamples=n_resamples)
-    write_result(root / name, frame, record)
+    val = None
+    if validated is not None:
+        val = frame.assign(image_id="val " + frame["image_id"], patient_id="val " + frame["patient_id"])
+        val[f"prob:{names[-1]}"] += validated
+    record = build_record(
+        frame, made, classes=names, multi_label=multi_label, n_resamples=n_resamples, validation=val
+    )
+    write_result(root / name, frame, record, val)
     write_json(
         root / name / "manifest.json",
         {"device": "cpu", "git": {"revision": "0123456789abcdef", "dirty": True}},
