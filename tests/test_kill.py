@@ -22,7 +22,7 @@ GAN = [
     "train", "task=gan", "data.n_patients=60", "train_classes=[normal]", "cache.size_px=64", "name=r",
     "loader.batch_size=4", "trainer.max_epochs=4", "trainer.progress=none", "trainer.log_every_n_steps=1",
     "gan.generator.widths=[16,16,16,8]", "gan.discriminator.widths=[8,8,8]",
-    "callback.generative_score.every_n_epochs=2", "callback.generative_score.n_images=16",
+    "callback.generative_score.every_n_images=50", "callback.generative_score.n_images=16",
     "callback.checkpoints.every_n_minutes=0.001",
 ]  # fmt: skip
 CNN = [

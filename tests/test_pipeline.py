@@ -18,7 +18,6 @@ TINY_GAN = [
     "gan.generator.widths=[16,16,16,8]",
     "gan.discriminator.widths=[8,8,8]",
     "trainer.max_epochs=2",
-    "callback.generative_score.every_n_epochs=1",
     "callback.generative_score.n_images=16",
     "callback.sample_grid.every_n_epochs=1",
     "trainer.progress=none",

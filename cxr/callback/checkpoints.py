@@ -2,12 +2,13 @@
 
 Why not ModelCheckpoint: it keeps a stale score when the monitored metric is not computed every epoch and
 then names the wrong epoch best, and it saves before the epoch's values reach the logger, so a run killed in
-between loses them. Here a score counts only in the epoch that computed it, pending values are logged first,
-and the log itself is in the checkpoint.
+between loses them. Here a score counts only when just computed (whoever computes one within an epoch calls
+`judge`), pending values are logged first, and the log itself is in the checkpoint.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import math
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ import lightning
 from lightning.pytorch.callbacks import Checkpoint
 
 from cxr.callback.csv_log import CSVLog
+from cxr.errors import UserError
 
 __all__ = ["CheckpointFiles"]
 
@@ -34,7 +36,13 @@ class CheckpointFiles(Checkpoint):
         every_n_epochs: int,
         every_n_minutes: float | None,
     ) -> None:
-        """`every_n_minutes` adds saves within an epoch; `monitor` null writes no best.ckpt."""
+        """Take when to save.
+
+        Args:
+            monitor: the name of the score, or a pattern (`kid_*/val`) that one score matches, since the name of a
+                score is its protocol and may hold the hash of an extractor; None writes no best.ckpt.
+            every_n_minutes: adds saves of last.ckpt within an epoch.
+        """
         self.monitor, self.mode = monitor, mode
         self.every_n_epochs, self.every_n_minutes = every_n_epochs, every_n_minutes
         self.best_score: float | None = None
@@ -51,8 +59,8 @@ class CheckpointFiles(Checkpoint):
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Forget the last epoch's score: only one computed in this epoch may name a best."""
-        if self.monitor is not None:
-            trainer.callback_metrics.pop(self.monitor, None)
+        for name in self._monitored(trainer):
+            del trainer.callback_metrics[name]
 
     def on_train_batch_end(
         self,
@@ -68,10 +76,7 @@ class CheckpointFiles(Checkpoint):
         if getattr(pl_module, "in_accumulation", False):
             return
         if trainer.should_stop or self._time_is_up(trainer):
-            step = trainer.fit_loop.epoch_loop._batches_that_stepped
-            if (step + 1) % cast(Any, trainer).log_every_n_steps == 0:
-                _log_pending(trainer, step=step)
-            self._save(trainer, "last.ckpt")
+            self._save_within_epoch(trainer, "last.ckpt")
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the best if this is it, then the last: killed in between, the epoch is simply repeated."""
@@ -83,6 +88,11 @@ class CheckpointFiles(Checkpoint):
         epoch, end = trainer.current_epoch + 1, trainer.max_epochs
         if epoch % self.every_n_epochs == 0 or epoch == end or trainer.should_stop:
             self._save(trainer, "last.ckpt")
+
+    def judge(self, trainer: lightning.Trainer) -> None:
+        """Save best.ckpt if the score that was computed just now is the best; within an epoch, after a whole step."""
+        if self._is_best(trainer):
+            self._save_within_epoch(trainer, "best.ckpt")
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -107,20 +117,37 @@ class CheckpointFiles(Checkpoint):
         self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
 
     def _is_best(self, trainer: lightning.Trainer) -> bool:
-        if self.monitor is None or self.monitor not in trainer.callback_metrics:
+        names = self._monitored(trainer)
+        if not names:
             return False
-        score = float(trainer.callback_metrics[self.monitor])
+        if len(names) > 1:
+            raise UserError(f"callback.checkpoints.monitor: {self.monitor} is {' and '.join(names)}, expected one score; "
+                            f"set 'callback.checkpoints.monitor={names[0]}'")  # fmt: skip
+        score = float(trainer.callback_metrics[names[0]])
         sign = 1.0 if self.mode == "min" else -1.0
         if math.isnan(score) or (self.best_score is not None and sign * score >= sign * self.best_score):
             return False
         self.best_score, self.best_epoch = score, trainer.current_epoch
         return True
 
+    def _monitored(self, trainer: lightning.Trainer) -> list[str]:
+        """Return the names of the scores at hand that the monitor means; a hash in brackets is no pattern."""
+        if self.monitor is None:
+            return []
+        pattern = self.monitor.replace("[", "[[]")
+        return [name for name in trainer.callback_metrics if fnmatch.fnmatchcase(name, pattern)]
+
     def _time_is_up(self, trainer: lightning.Trainer) -> bool:
         if self.every_n_minutes is None:
             return False
         due = time.monotonic() - self._saved_at >= 60.0 * self.every_n_minutes
         return bool(trainer.strategy.broadcast(due))  # rank 0's clock: saving is collective
+
+    def _save_within_epoch(self, trainer: lightning.Trainer, name: str) -> None:
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        if (step + 1) % cast(Any, trainer).log_every_n_steps == 0:
+            _log_pending(trainer, step=step)
+        self._save(trainer, name)
 
     def _save(self, trainer: lightning.Trainer, name: str) -> None:
         trainer.save_checkpoint(self._dir / name, weights_only=False)

@@ -126,27 +126,35 @@ class ACGANTask(GANTask):
         return self.loss_g(logits) + self.class_weight * self.loss_class(classes, cast(Tensor, fake_labels))
 
     def sample(
-        self, n: int, *, seed: int, start: int = 0, label_counts: Sequence[int] | None = None
+        self,
+        n: int,
+        *,
+        seed: int,
+        start: int = 0,
+        label_counts: Sequence[int] | None = None,
+        part: tuple[int, int] | None = None,
     ) -> Tensor:
         """Return uint8 images (n, 1, H, H), one class after the other, from latent `start` of each class's seed.
 
         label_counts: how often each of `label_names` occurs where the images are compared with others; the
-        classes share n in these proportions, without it equally.
+        classes share n in these proportions, without it equally. part: see GANTask.
         """
         weights = [1] * len(self.classes)
         if label_counts is not None and any(label_counts[column] for column in self._columns):
             weights = [label_counts[column] for column in self._columns]
+        first, last = part or (0, n)
+        pieces, before = [], 0
         with self.trainer.precision_plugin.val_step_context():
-            return torch.cat(
-                [
+            for label, (name, count) in enumerate(zip(self.classes, shares(n, weights), strict=True)):
+                begin, end = (min(max(edge - before, 0), count) for edge in (first, last))
+                before += count
+                pieces.append(
                     sample_images(
-                        self.sampler, count, seed=class_seed(seed, name), start=start, block=min(count, 64),
-                        device=self.device, label=label,
+                        self.sampler, end - begin, seed=class_seed(seed, name), start=start + begin,
+                        block=min(max(count, 1), 64), device=self.device, label=label,
                     )
-                    for label, (name, count) in enumerate(zip(self.classes, shares(n, weights), strict=True))
-                    if count
-                ]
-            )  # fmt: skip
+                )  # fmt: skip
+        return torch.cat(pieces)
 
 
 def class_seed(seed: int, name: str) -> int:

@@ -149,7 +149,12 @@ class GANTask(lightning.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Give all processes the first's batch norm statistics (as DDP before each step), or their scores differ."""
-        if self.trainer.world_size > 1 and (self.trainer.is_last_batch or self.trainer.should_stop):
+        if self.trainer.is_last_batch or self.trainer.should_stop:
+            self.share_buffers()
+
+    def share_buffers(self) -> None:
+        """Give all processes the first's batch norm statistics, as DDP does before its next forward pass anyway."""
+        if self.trainer.world_size > 1:
             for network in (self.generator, self.discriminator, self.generator_ema):
                 for buffer in network.buffers() if network is not None else ():
                     torch.distributed.broadcast(buffer, src=0)
@@ -179,15 +184,28 @@ class GANTask(lightning.LightningModule):
         return z.to(self.device, non_blocking=True)
 
     def sample(
-        self, n: int, *, seed: int, start: int = 0, label_counts: Sequence[int] | None = None
+        self,
+        n: int,
+        *,
+        seed: int,
+        start: int = 0,
+        label_counts: Sequence[int] | None = None,
+        part: tuple[int, int] | None = None,
     ) -> Tensor:
         """Return uint8 images (n, 1, H, H) of latents `start` … of a seed, in the trainer's precision.
 
         label_counts: of the images that these are compared with; a generator without classes has no use for it.
+        part: (first, last): only images first … last - 1 of the n, of the same bytes as among all n.
         """
+        first, last = part or (0, n)
         with self.trainer.precision_plugin.val_step_context():
             return sample_images(
-                self.sampler, n, seed=seed, start=start, block=min(n, 64), device=self.device
+                self.sampler,
+                last - first,
+                seed=seed,
+                start=start + first,
+                block=min(n, 64),
+                device=self.device,
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -281,13 +299,16 @@ def sample_images(
     device: torch.device,
     label: int | None = None,
 ) -> Tensor:
-    """Return uint8 images (n, 1, H, H) of latents `start` … `start + n - 1`, on the CPU.
+    """Return uint8 images (n, 1, H, H) of latents `start` … `start + n - 1`, on the CPU; n may be 0.
 
     label: the position of the class that a conditional generator is asked for.
 
     Latents are always mapped in the same whole blocks (k·block …), since a network's last bits depend on the
     batch size: image i has the same bytes whatever was asked for around it.
     """
+    if n == 0:
+        side = cast(int, generator.image_size_px)
+        return torch.empty((0, 1, side, side), dtype=torch.uint8)
     training = generator.training
     generator.eval()
     images = []

@@ -22,6 +22,7 @@ from cxr.callback.generative_score import GenerativeScore
 from cxr.callback.sample_grid import SampleGrid
 from cxr.callback.step_seed import StepSeed
 from cxr.data.module import CXRDataModule
+from cxr.extractor.pixel import PixelExtractor
 from cxr.gan.talukdar import Discriminator, Generator
 from cxr.loss.gan import discriminator_bce, generator_bce
 from cxr.task.gan import GANTask
@@ -65,6 +66,19 @@ def tiny_data() -> CXRDataModule:
     )
 
 
+def score_of(every_n_images: int) -> GenerativeScore:
+    """Scores of a few images; 88 are two epochs of the tiny data, 30 fall into epochs."""
+    return GenerativeScore(
+        every_n_images=every_n_images,
+        n_images=9,  # odd: two processes share it unevenly
+        extractor=PixelExtractor(size_px=4),
+        scores=["kid", "fid"],
+        n_subsets=3,
+        n_pairs=4,
+        seed=0,
+    )
+
+
 def train(
     run_dir: Path,
     *,
@@ -73,7 +87,8 @@ def train(
     data: lightning.LightningDataModule | None = None,
     callbacks: list[lightning.Callback] | None = None,
     resume: bool = False,
-    monitor: str | None = "kid_pixel4/val",
+    monitor: str | None = "kid_*/val",
+    every_n_images: int = 88,
     **trainer: Any,
 ) -> lightning.LightningModule:
     """Train into `run_dir` as train.py does; return the task."""
@@ -85,7 +100,7 @@ def train(
     if gan:
         watchers += [
             SampleGrid(every_n_epochs=2, rows=2, columns=3, seed=0),
-            GenerativeScore(every_n_epochs=2, n_images=8, feature_px=4, n_subsets=3, seed=0),
+            score_of(every_n_images),
         ]
     options: dict[str, Any] = {"log_every_n_steps": 2, "precision": "32-true", **trainer}
     task = task or tiny_task()
