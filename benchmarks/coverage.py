@@ -25,7 +25,7 @@ from cxr.metric.interval import Estimate
 __all__ = ["SCENARIOS", "Scenario", "Simulated", "coverage", "simulate", "truths"]
 
 CLASSES = ["without", "with"]
-OPTIONS = {"multi_label": False, "threshold": 0.5, "names": ["accuracy", "auroc/with"]}
+NAMES = ["accuracy", "auroc/with"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -128,14 +128,27 @@ def coverage(s: Scenario, sets: Iterable[int], n_resamples: int, by_image: bool)
     for seed in sets:
         made, n = simulate(s, seed), n + 1
         drawn = draw_patients(made.patients, n_resamples=n_resamples, seed=seed)
-        alone = estimate(made.target, made.first, CLASSES, drawn, **OPTIONS)
-        pair = paired_difference(made.target, made.second, made.first, CLASSES, drawn, **OPTIONS)
+        alone = estimate(
+            made.target, made.first, CLASSES, drawn, multi_label=False, threshold=0.5, names=NAMES
+        )
+        pair = paired_difference(
+            made.target,
+            made.second,
+            made.first,
+            CLASSES,
+            drawn,
+            multi_label=False,
+            threshold=0.5,
+            names=NAMES,
+        )
         found = {"accuracy": alone["accuracy"], "AUROC": alone["auroc/with"]}
         found |= {"accuracy difference": pair["accuracy"], "AUROC difference": pair["auroc/with"]}
         hits.update(name for name, value in true.items() if _holds(found[name], value))
         if by_image:
             drawn = draw_patients([None] * len(made.patients), n_resamples=n_resamples, seed=seed)
-            alone = estimate(made.target, made.first, CLASSES, drawn, **OPTIONS)
+            alone = estimate(
+                made.target, made.first, CLASSES, drawn, multi_label=False, threshold=0.5, names=NAMES
+            )
             found = {"accuracy": alone["accuracy"], "AUROC": alone["auroc/with"]}
             hits.update(f"{name} by image" for name in found if _holds(found[name], true[name]))
     names = [*true, *(["accuracy by image", "AUROC by image"] if by_image else [])]

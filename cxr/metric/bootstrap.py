@@ -35,7 +35,7 @@ import numpy.typing as npt
 
 from cxr.metric.classification import metric_names, weighted_scores
 from cxr.metric.interval import INTERVAL, Estimate, Part, difference_interval, score_interval
-from cxr.metric.resample import Resamples, draw_patients
+from cxr.metric.resample import Resamples, draw_patients, patients_bearing
 
 __all__ = [
     "INTERVAL",
@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
+Limits = tuple[float | None, float | None, float | None]  # low, high and, of a difference, p
 
 
 @dataclass(frozen=True)
@@ -142,19 +143,20 @@ def paired_difference_folds(
     names: Sequence[str] | None = None,
 ) -> dict[str, Estimate]:
     """Return score(A) - score(B) of two arms with the same folds; fold by fold they share the resamples."""
-    drawn = [[fold.resamples.weights for fold in folds] for folds in (folds_a, folds_b)]
-    if len(folds_a) != len(folds_b) or not all(map(np.array_equal, *drawn)):
+    weights = [[fold.resamples.weights for fold in folds] for folds in (folds_a, folds_b)]
+    if len(folds_a) != len(folds_b) or not all(map(np.array_equal, *weights)):
         raise ValueError("arms are paired on the same folds and the same resamples")
     a = _Arm(folds_a, classes, multi_label, threshold, names)
     b = _Arm(folds_b, classes, multi_label, threshold, names)
     found = {}
     for name in a.names:
         (value_a, drawn_a, units, strata), (value_b, drawn_b, _, _) = a.summary(name), b.summary(name)
-        value, drawn = value_a - value_b, drawn_a - drawn_b
+        value, drawn = value_a - value_b, np.asarray(drawn_a - drawn_b)
         per_a, per_b = a.value[name], b.value[name]
         per_seed = (per_a - per_b).tolist() if per_a.size == per_b.size else []
         seeds = [*a.seed_part(name), *b.seed_part(name)]
-        over_patients = over_both = (None, None, None)
+        over_patients: Limits = (None, None, None)
+        over_both = over_patients
         if strata:
             over_patients = difference_interval(value, drawn, units, strata)
             over_both = (
@@ -191,12 +193,16 @@ class _Arm:
         self.folds = folds
         for name in self.names:
             scored = np.stack([[table[name] for table in of_fold] for of_fold in tables])  # (F, S, 1 + R)
-            defined = ~np.isnan(scored[:, :, 0]).any(axis=1)  # a question of the targets, alike in all seeds
+            defined = np.asarray(
+                ~np.isnan(scored[:, :, 0]).any(axis=1)
+            )  # a question of the targets, alike in all seeds
             mean = scored[defined].mean(axis=0) if defined.any() else scored[0]
             self.n_folds[name] = int(defined.sum())
             self.value[name], self.drawn[name] = mean[:, 0], mean[:, 1:]
             of_folds = [fold for fold, counts in zip(folds, defined, strict=True) if counts]
-            self.units[name] = sum(_units(fold, classes, name) for fold in of_folds)
+            self.units[name] = sum(
+                patients_bearing(fold.target, fold.resamples, classes, name) for fold in of_folds
+            )
 
     def summary(self, name: str) -> tuple[float, Floats, int, int]:
         """Mean over seeds on all images, of each resample (R,), patients that bear on it, test sets that define it."""
@@ -207,20 +213,6 @@ class _Arm:
         """Variance of the mean over seeds and its degrees of freedom; [] with one seed."""
         values = self.value[name]
         return [(float(values.var(ddof=1)) / values.size, values.size - 1.0)] if values.size > 1 else []
-
-
-def _units(tested: Answers, classes: Sequence[str], name: str) -> int:
-    """Count the patients that bear on a score: those with the class, without it, the rarer of both, or all."""
-    score, _, label = name.partition("/")
-    kind = score.removesuffix("_macro")
-    if not label and kind == score:
-        return tested.resamples.n_patients
-    y, groups = np.asarray(tested.target, dtype=np.float64), tested.resamples.groups
-    columns = [y[:, classes.index(label)]] if label else list(y.T)
-    if kind.startswith("ece"):
-        return min(np.unique(groups[~np.isnan(column)]).size for column in columns)
-    sides = {"specificity": (0.0,), "auroc": (0.0, 1.0), "auprc": (0.0, 1.0)}.get(kind, (1.0,))
-    return min(np.unique(groups[column == side]).size for column in columns for side in sides)
 
 
 def _tables(
@@ -241,8 +233,8 @@ def _estimate(
     value: float,
     drawn: Floats,
     per_seed: Sequence[float],
-    over_patients: tuple[float | None, float | None, float | None],
-    over_both: tuple[float | None, float | None, float | None],
+    over_patients: Limits,
+    over_both: Limits,
 ) -> Estimate:
     defined = not np.isnan(value)
     (low, high, p), (low_seeds, high_seeds, p_seeds) = over_patients, over_both

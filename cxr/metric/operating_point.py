@@ -116,8 +116,8 @@ def point_estimates(
         )
         for target, probs, thresholds, resamples in folds
     ]
-    names = {"recall/": "sensitivity", "specificity/": "specificity", "precision/": "precision"}
-    found = estimate_folds(tested, [""], multi_label=True, threshold=0.5, names=list(names))
+    names = {"recall/it": "sensitivity", "specificity/it": "specificity", "precision/it": "precision"}
+    found = estimate_folds(tested, ["it"], multi_label=True, threshold=0.5, names=list(names))
     return {names[name]: score for name, score in found.items()}
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Resamples", "draw_patients"]
+__all__ = ["Resamples", "draw_patients", "patients_bearing"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -53,3 +53,22 @@ def draw_patients(
     for r in range(n_resamples):
         weights[r] = np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups)
     return Resamples(groups, weights, seed)
+
+
+def patients_bearing(target: npt.ArrayLike, resamples: Resamples, classes: Sequence[str], name: str) -> int:
+    """Count the patients that bear on a score: those with its class, without it, the rarer of both, or all.
+
+    Args:
+        target: (N, C) of 0, 1, NaN (unknown).
+        name: of `cxr.metric.classification.metric_names`; a macro score takes its rarest class.
+    """
+    score, _, label = name.partition("/")
+    kind = score.removesuffix("_macro")
+    if "/" not in name and kind == score:
+        return resamples.n_patients
+    y, groups = np.asarray(target, dtype=np.float64), resamples.groups
+    columns = [y[:, list(classes).index(label)]] if label else list(y.T)
+    if kind.startswith("ece"):
+        return min(np.unique(groups[~np.isnan(column)]).size for column in columns)
+    sides = {"specificity": (0.0,), "auroc": (0.0, 1.0), "auprc": (0.0, 1.0)}.get(kind, (1.0,))
+    return min(np.unique(groups[column == side]).size for column in columns for side in sides)

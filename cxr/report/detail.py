@@ -137,13 +137,17 @@ def _mcnemar(a: Arm, b: Arm) -> PairedTest:
         by_seed: dict[int, list[np.ndarray]] = {}
         for run in arm.runs:
             answer = decide(run.prob, multi_label=False, threshold=threshold)
-            by_seed.setdefault(int(run.result["seed"]), []).append((answer & (run.target > 0.5)).any(axis=1))
+            by_seed.setdefault(int(run.result["seed"]), []).append(
+                np.asarray((answer & (run.target > 0.5)).any(axis=1))
+            )
         right.append([np.concatenate(of_folds) for of_folds in by_seed.values()])
     patients: dict[str, int] = {}
     units = [p if p else f" {i}" for i, p in enumerate(p for run in a.one_seed for p in run.patients)]
     groups = np.array([patients.setdefault(unit, len(patients)) for unit in units])
     exact, mid = mcnemar(right[0], right[1], groups)
     told = "" if len(patients) == len(units) else "; the images of a patient are taken together"
+    if any(patient is None for run in a.one_seed for patient in run.patients):
+        told += "; images of unknown patients stand alone"
     seeds = "; mean over seeds" if len(right[0]) + len(right[1]) > 2 else ""
     pooled = "; folds pooled" if a.folds else ""
     return PairedTest("McNemar, mid-p", mid, f"exact p {exact:.3g}{told}{seeds}{pooled}")

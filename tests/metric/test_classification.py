@@ -43,6 +43,9 @@ def test_equals_scikit_learn(n_classes: int, seed: int, digits: int) -> None:
     assert [found[name] for name in WEIGHTED] == pytest.approx(weighted, abs=1e-9)
     areas = [sk.roc_auc_score(target[:, i], prob[:, i]) for i in range(n_classes)]
     assert found["auroc_macro"] == pytest.approx(np.mean(areas), abs=1e-9)
+    others = [sk.recall_score(truth != i, answer != i) for i in range(n_classes)]
+    assert found["specificity_macro"] == pytest.approx(np.mean(others), abs=1e-9)
+    assert found["recall_macro"] == pytest.approx(sk.balanced_accuracy_score(truth, answer), abs=1e-9)
     each = sk.precision_recall_fscore_support(truth, answer, labels=range(n_classes), zero_division=0)
     for i, name in enumerate(names):
         for score, values in zip(("precision", "recall", "f1"), each, strict=False):
@@ -51,6 +54,9 @@ def test_equals_scikit_learn(n_classes: int, seed: int, digits: int) -> None:
         assert found[f"auprc/{name}"] == pytest.approx(
             sk.average_precision_score(target[:, i], prob[:, i]), abs=1e-9
         )
+        # scikit-learn has no specificity: it is the recall of "not this class"
+        others = sk.recall_score(truth != i, answer != i)
+        assert found[f"specificity/{name}"] == pytest.approx(others, abs=1e-9)
         expected = sk.roc_curve(target[:, i], prob[:, i], drop_intermediate=False)[:2]
         points = roc_points(target[:, i], prob[:, i])
         assert points is not None
@@ -67,7 +73,22 @@ def test_multi_label_equals_scikit_learn_and_leaves_unknown_labels_out() -> None
     prob = np.clip(target * 0.3 + rng.random((60, 3)) * 0.7, 0, 1)
     found = scores(target, prob, ["a", "b", "c"], multi_label=True, threshold=0.5)
     assert found["accuracy"] == pytest.approx(((prob > 0.5) == (target > 0.5)).mean(), abs=1e-12)
-    assert found["f1_macro"] == pytest.approx(sk.f1_score(target, prob > 0.5, average="macro"), abs=1e-9)
+    for average in ("macro", "weighted"):
+        expected = sk.precision_recall_fscore_support(target, prob > 0.5, average=average, zero_division=0)[
+            :3
+        ]
+        names = [f"{score}_{average}" for score in ("precision", "recall", "f1")]
+        assert [found[name] for name in names] == pytest.approx(expected, abs=1e-9)
+    assert found["auroc_macro"] == pytest.approx(sk.roc_auc_score(target, prob, average="macro"), abs=1e-9)
+    each = sk.precision_recall_fscore_support(target, prob > 0.5, zero_division=0)
+    tables = sk.multilabel_confusion_matrix(target, prob > 0.5)
+    for i, c in enumerate("abc"):
+        assert [found[f"{s}/{c}"] for s in ("precision", "recall", "f1")] == pytest.approx(
+            [v[i] for v in each[:3]]
+        )
+        assert found[f"specificity/{c}"] == pytest.approx(tables[i, 0, 0] / tables[i, 0].sum(), abs=1e-9)
+        area = sk.average_precision_score(target[:, i], prob[:, i])
+        assert found[f"auprc/{c}"] == pytest.approx(area, abs=1e-9)
     target[:20, 1] = np.nan
     partial = scores(target, prob, ["a", "b", "c"], multi_label=True, threshold=0.5)
     assert partial["auroc/b"] == pytest.approx(sk.roc_auc_score(target[20:, 1], prob[20:, 1]), abs=1e-9)
@@ -79,6 +100,14 @@ def test_by_hand() -> None:
     target, score = [1, 0, 1, 1, 0], [0.9, 0.8, 0.6, 0.3, 0.2]
     assert auroc(target, score) == pytest.approx(4 / 6)
     assert auprc(target, score) == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+
+
+def test_specificity_by_hand() -> None:
+    """True a a b b c, answered a b b b a: of the 3 not a one is called a; of the 3 not b one b; of the 4 not c none."""
+    target, prob = np.eye(3)[[0, 0, 1, 1, 2]], np.eye(3)[[0, 1, 1, 1, 0]]
+    found = scores(target, prob, ["a", "b", "c"], multi_label=False, threshold=0.5)
+    assert [found[f"specificity/{c}"] for c in "abc"] == pytest.approx([2 / 3, 2 / 3, 1.0])
+    assert found["specificity_macro"] == pytest.approx(7 / 9)
 
 
 def test_the_papers_one_class_model() -> None:

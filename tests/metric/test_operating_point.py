@@ -67,3 +67,6 @@ def test_judged_on_test_images_with_the_threshold_of_each_seed() -> None:
     assert found["precision"].per_seed == pytest.approx((1.0, 3 / 5))
     low, high = found["sensitivity"].low, found["sensitivity"].high
     assert low is not None and high is not None and low < 5 / 6 < high
+    # all three of the class found, three patients have it: not fewer than .025^(1/3) = 29 % of such patients
+    sure = point_estimates([(y, probs[:1], [0.35], drawn)])["sensitivity"]
+    assert (sure.value, sure.low, sure.high) == (1.0, pytest.approx(0.025 ** (1 / 3)), 1.0)
