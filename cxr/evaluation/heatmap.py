@@ -13,6 +13,12 @@ torch.autograd. What could go wrong, and why it does not: it asks for the gradie
 frozen backbone needs no graph below it; it hands a copy of that output on, so an in-place ReLU behind it
 (DenseNet's) changes nothing. Only a layer inside a frozen backbone has no gradient to give, and is refused.
 
+What it cannot do: a_k is one number for a whole channel, which is exact where the head averages over positions (ACRnet,
+CliqueNet, InceptionV2, backbones under most heads). Where it flattens them (the CNNs of talukdar, covidgan and salehinejad,
+the heads `talukdar` and `covidgan_vgg16`), a channel may speak for a class here and against it there, and the map
+may point elsewhere than the network looks (Draelos, Carin 2020). That is why maps are scored: on phantoms the
+talukdar CNN told opacities with an AUROC of .99 while its maps lay on the spine.
+
 A map tells where evidence was found, not how much: each overlay is scaled by its own largest value, so the
 probability and that value stand beside it, and a map that is zero everywhere says so.
 """

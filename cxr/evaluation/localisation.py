@@ -92,6 +92,7 @@ def localise(
     }
     return {
         "regions": regions.kind,
+        "map_positions": list(small.shape[1:]),
         "n_outside": regions.n_outside,
         "n_resamples": n_resamples,
         "protocol": PROTOCOL,

@@ -85,13 +85,14 @@ def _localisation(told: Mapping[str, Any]) -> str:
         by_label = [row for label, part in told["labels"].items() for row in _rows(label, part)]
         table = html.grid_table(HEAD, by_label, numbers=range(2, len(HEAD)))
         parts.append(f"<details><summary>By label</summary>{table}</details>")
+    tall, wide = told["map_positions"]
     outside = f" {told['n_outside']} regions lie outside the cropped images." if told["n_outside"] else ""
     parts.append(
         html.note(
             f"Against {told['regions']}: {protocol['unit']}. No map: {protocol['uniform']}. Centre: "
             f"{protocol['centre']}. Another patient's map: {protocol['other_image']}. Intervals: "
-            f"{protocol['interval']}, {told['n_resamples']} resamples. {whole['n_empty']} maps are zero "
-            f"everywhere and score 0.{outside}"
+            f"{protocol['interval']}, {told['n_resamples']} resamples. Maps have {tall} × {wide} positions, "
+            f"enlarged; {whole['n_empty']} are zero everywhere and score 0.{outside}"
         )
     )
     return "".join(parts)
@@ -127,7 +128,7 @@ def _rows(label: str, part: Mapping[str, Any]) -> list[list[str]]:
             str(score["n"]),
             str(score["n_patients"]),
         ]
-        for name, score in part["scores"].items()
+        for name, score in ((name, part["scores"][name]) for name in TITLES)
     ]
 
 

@@ -103,7 +103,8 @@ def _line(record: dict[str, Any]) -> str:
     for name in ("accuracy", "f1_macro", f"auroc/{record['classes'][-1]}"):
         score = record["metrics"].get(name)
         if score and score["value"] is not None:
-            shown.append(f"{name} {score['value']:.4f} [{score['low']:.4f}, {score['high']:.4f}]")
+            spread = "" if score["low"] is None else f" [{score['low']:.4f}, {score['high']:.4f}]"
+            shown.append(f"{name} {score['value']:.4f}{spread}")
     test = record["metrics"].get("accuracy") or next(iter(record["metrics"].values()))
     return f"{record['run']}: {'  '.join(shown)}  (n = {test['n']} images, {test['n_patients']} patients)"
 

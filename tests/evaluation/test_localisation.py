@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,6 +69,7 @@ def test_a_planted_network() -> None:
     whole = found["all"]
     assert (whole["n_maps"], whole["n_images"], whole["n_patients"], whole["n_empty"]) == (16, 16, 8, 0)
     assert list(found["labels"]) == ["opacity"]
+    assert found["map_positions"] == [SIDE, SIDE]
     assert found["labels"]["opacity"] == whole
     for score in SCORES:
         told = whole["scores"][score]

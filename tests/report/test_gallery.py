@@ -104,7 +104,8 @@ def test_localisation_is_told_with_its_baselines(
     protocol = dict.fromkeys(("unit", "uniform", "centre", "other_image", "interval"), "as told")
     labels = {name: scored(20, above) for name in LABELS[:2]}
     listing["localisation"] = {"all": scored(40, above), "labels": labels, "protocol": protocol, "regions": "boxes",
-                               "n_outside": 2, "n_resamples": 9}  # fmt: skip
+                               "n_outside": 2,
+                               "n_resamples": 9, "map_positions": [7, 7]}  # fmt: skip
     listing["images"][0]["localisation"] = {
         "Mass": {"pointing_tol3": 1.0, "iou_at50": 0.2, "energy_inside": 0.61}
     }
