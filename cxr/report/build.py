@@ -9,9 +9,10 @@ from cxr.errors import UserError
 from cxr.files import write_text
 from cxr.report import export, html, notes
 from cxr.report.bars import counts_figure, scores_figure
-from cxr.report.difference import Difference, compare_arms, unpaired
+from cxr.report.detail_section import groups_section, points_section
+from cxr.report.difference import compare_arms, compare_classes, unpaired
+from cxr.report.difference_section import difference_section
 from cxr.report.document import bullets, document
-from cxr.report.figure import forest_figure
 from cxr.report.gallery import gallery
 from cxr.report.generative import beside_published, scores_of, scores_section
 from cxr.report.html_result import result_table
@@ -23,7 +24,7 @@ from cxr.report.save import save_figure
 from cxr.report.spec import ReportSpec, generic_spec
 from cxr.report.summary import summary
 from cxr.report.synthetic import synthetic_entry, synthetic_sets
-from cxr.report.table import Table, build_table, metric_title
+from cxr.report.table import Table, build_table
 
 __all__ = ["build_report"]
 
@@ -90,10 +91,18 @@ def build_report(
     results, results_md = _results(tables, published, out)
     sections, sections_md = [("Results", results)], [("Results", results_md)]
     if differences:
-        shown, shown_md = _differences(differences, out)
+        by_class = compare_classes(arms, spec.comparisons, published)
+        shown, shown_md = difference_section(differences, by_class, out)
         sections.append(("Differences between arms", shown))
-        sections_md.append(("Differences between arms", [shown_md]))
+        sections_md.append(("Differences between arms", shown_md))
     sections.append(("Curves and errors", model_sections(arms, published, out)))
+    for title, (shown, shown_md) in (
+        ("Operating points", points_section(arms, published, out)),
+        ("Views and sources", groups_section(arms, published, spec.lead_metric, out)),
+    ):
+        if shown:
+            sections.append((title, shown))
+            sections_md.append((title, shown_md))
     if maps := gallery(loaded):
         sections.append(("Where the models look", maps))
     sections.append(("Images used", _images_used(arms, published, out)))
@@ -107,7 +116,7 @@ def build_report(
     byline = (
         f"Beside {published.authors}: {published.title}"
         if published
-        else f"{len(arms)} model and arm combinations"
+        else f"Runs of {', '.join(dict.fromkeys(arm.model for arm in arms))}"
     )
     lead, facts = summary(spec, differences, len(arms)), notes.facts(arms)
     care = [*notes.care(arms, published), *unpaired(arms, spec.comparisons)]
@@ -132,7 +141,8 @@ def _results(tables: Sequence[Table], published: PublishedPaper | None, out: Pat
         parts.append(html.heading(table.title) + result_table(table) + "".join(html.note(n) for n in below))
         bars = save_figure(out, f"scores-{table.name}", scores_figure(table))
         if bars is not None:
-            told = f"{table.title}: ours with 95 % intervals; diamonds are the paper's values."
+            paper = "; diamonds are the paper's values" if table.has_published else ""
+            told = f"{table.title}: ours with 95 % intervals{paper}."
             parts.append(html.picture(bars, "svg+xml", told))
         parts.append(html.note(f"Beside this page as {table.name}.csv, .md and .tex."))
     lists = [("How ours were trained and tested", notes.ours(tables))]
@@ -142,26 +152,6 @@ def _results(tables: Sequence[Table], published: PublishedPaper | None, out: Pat
             parts.append(html.heading(title) + html.bullets(items))
             markdown += [f"### {title}", bullets(items)]
     return "".join(parts), markdown
-
-
-def _differences(differences: Sequence[Difference], out: Path) -> tuple[str, str]:
-    """Return the paired differences as HTML and as Markdown."""
-    head, body = export.differences_grid(differences)
-    score = metric_title(differences[0].metric).replace(" (%)", ", percentage points")
-    title = f"Paired differences between arms: {score}"
-    alone = notes.difference_notes(differences)
-    write_text(out / "differences.csv", export.differences_csv(differences))
-    write_text(out / "differences.md", export.to_markdown(title, head, body, alone))
-    write_text(out / "differences.tex", export.to_latex(title, head, body, alone))
-    forest = save_figure(out, "differences", forest_figure(differences))
-    caption = (
-        "Circle: mean over seeds; thick line: 95 % interval over patients; thin line: over patients and "
-        "seeds; dots below: single seeds; diamond: the paper's difference, measured on two test sets."
-    )
-    picture = html.picture(forest, "svg+xml", caption) if forest else ""
-    below = html.note("Beside this page as differences.csv, .md and .tex.")
-    table = html.grid_table(head, body, numbers=(2, 3, 4, 6, 7, 8))
-    return html.heading(title) + picture + table + below, export.to_markdown(title, head, body, [])
 
 
 def _images_used(arms: Sequence[Arm], published: PublishedPaper | None, out: Path) -> str:

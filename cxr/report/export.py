@@ -7,14 +7,12 @@ import io
 from collections.abc import Sequence
 
 from cxr.metric.bootstrap import Estimate
-from cxr.report.difference import Difference, verdict
 from cxr.report.mark import NO_PATIENTS, tags
 from cxr.report.spec import arm_name
 from cxr.report.table import TRAINING, Cell, Row, Table, metric_title, percent_points, printed, show
 
 __all__ = [
-    "differences_csv",
-    "differences_grid",
+    "csv_safe",
     "interval",
     "markdown_text",
     "seed_spread",
@@ -31,16 +29,12 @@ CSV_COLUMNS = (
     "n_seeds", "n_images", "n_patients", "difference", "interval", "threshold", "split", "split_fingerprint",
     "runs", "marks", "marks_told",
 )  # fmt: skip
-DIFFERENCE_COLUMNS = (
-    "model", "arm", "reference", "metric", "difference", "low", "high", "low_patients_and_seeds",
-    "high_patients_and_seeds", "seed_values", "n_seeds_arm", "n_seeds_reference", "n_images", "n_patients",
-    "published_difference", "one_class_model", "marks",
-)  # fmt: skip
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "−": "$-$", "→": r"$\rightarrow$", "†": r"$^\dagger$", "–": "--", "·": r"$\cdot$", "—": "---", "×": r"$\times$",
+    "≥": r"$\geq$", "…": r"\dots{}",
 }  # fmt: skip
 
 
@@ -78,7 +72,7 @@ def to_csv(table: Table) -> str:
     for row in table.rows:
         for cell in row.cells:
             writer.writerow(
-                [_csv_safe(v) for v in (table.name, row.model, row.arm, cell.metric, *_csv_cell(row, cell))]
+                [csv_safe(v) for v in (table.name, row.model, row.arm, cell.metric, *_csv_cell(row, cell))]
             )
     return buffer.getvalue()
 
@@ -108,53 +102,6 @@ def to_grid(table: Table) -> tuple[list[str], list[list[str]]]:
                 line.append("—" if cell.difference is None else percent_points(cell.metric, cell.difference))
         body.append([*line, *_tail(row, table.lead)])
     return head, body
-
-
-def differences_grid(differences: Sequence[Difference]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows of text of the paired differences."""
-    head = [
-        "Model", "Arms", "Difference", "95 % over patients", "95 % over patients and seeds",
-        "Per seed", "Paper†", "Images (patients)", "Seeds", "The interval",
-    ]  # fmt: skip
-    body = []
-    for d in differences:
-
-        def shown(value: float | None, metric: str = d.metric) -> str:
-            return percent_points(metric, value)
-
-        unknown = NO_PATIENTS in {mark.tag for mark in d.marks}
-        body.append(
-            [
-                d.model_name,
-                f"{arm_name(d.arm)} − {arm_name(d.reference)}",
-                shown(d.ours.value),
-                f"{shown(d.ours.low)} to {shown(d.ours.high)}",
-                f"{shown(d.ours.low_seeds)} to {shown(d.ours.high_seeds)}"
-                if d.ours.low_seeds is not None
-                else "—",
-                ", ".join(shown(v) for v in d.ours.per_seed) or "—",
-                shown(d.published) if d.published is not None else "—",
-                f"{d.ours.n:,} ({'unknown' if unknown else f'{d.ours.n_patients:,}'})",
-                " / ".join(str(n) for n in d.n_seeds),
-                " · ".join([verdict(d), *([tags(d.marks)] if d.marks else [])]),
-            ]
-        )
-    return head, body
-
-
-def differences_csv(differences: Sequence[Difference]) -> str:
-    """One line per difference; fractions, empty where not defined."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(DIFFERENCE_COLUMNS)
-    for d in differences:
-        o = d.ours
-        values = [o.value, o.low, o.high, o.low_seeds, o.high_seeds, " ".join(f"{v:.6g}" for v in o.per_seed)]
-        names = [_csv_safe(v) for v in (d.model, d.arm, d.reference, d.metric)]
-        writer.writerow(
-            [*names, *values, *d.n_seeds, o.n, o.n_patients, d.published, d.degenerate, tags(d.marks)]
-        )
-    return buffer.getvalue()
 
 
 def to_markdown(title: str, head: Sequence[str], body: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
@@ -251,6 +198,6 @@ def _latex(text: str) -> str:
     return "".join(LATEX.get(c, c) for c in text.replace("\n", " "))
 
 
-def _csv_safe(value: object) -> object:
+def csv_safe(value: object) -> object:
     """A name that a spreadsheet would run as a formula is kept as text."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "@") else value

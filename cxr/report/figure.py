@@ -7,6 +7,7 @@ have any name and the page needs no font.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from cxr.report.difference import Difference
 from cxr.report.runs import Arm
 from cxr.report.save import STYLE
 from cxr.report.spec import arm_name
-from cxr.report.table import PERCENT, percent_points, score_name
+from cxr.report.table import PERCENT, metric_title, percent_points
 
 __all__ = [
     "COLOURS",
@@ -57,9 +58,13 @@ def confusion_figure(arms: Sequence[Arm]) -> Figure | None:
     if not shown:
         return None
     n_classes = len(shown[0].classes)
-    side = 0.9 + 0.6 * n_classes
+    names = ["\n".join(textwrap.wrap(name, 14)) or name for name in shown[0].classes]
+    label = 0.06 * max(len(line) for name in names for line in name.split("\n"))  # inches that a name needs
+    side = 0.6 * n_classes + (0.9 if n_classes < 3 else max(0.9, label))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(max(3.0, side * len(shown)), side + 0.35), layout="constrained")
+        figure = Figure(
+            figsize=(max(3.0, side * len(shown) + 0.4 * (n_classes > 2)), side + 0.35), layout="constrained"
+        )
         panels: list[Axes] = list(figure.subplots(1, len(shown), squeeze=False)[0])
         for i, (axes, arm) in enumerate(zip(panels, shown, strict=True)):
             threshold = float(arm.protocol["threshold"])
@@ -74,8 +79,8 @@ def confusion_figure(arms: Sequence[Arm]) -> Figure | None:
                         x, y, f"{text}\n{100 * share[y, x]:.1f} %", ha="center", va="center", fontsize=8.5,
                         color="white" if share[y, x] > 0.6 else INK,
                     )  # fmt: skip
-            names = list(arm.classes)
-            axes.set_xticks(range(n_classes), names, rotation=0 if n_classes < 3 else 30)
+            slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+            axes.set_xticks(range(n_classes), names, **(slanted if n_classes > 2 else {}))
             upright = 90 if n_classes < 3 else 0
             axes.set_yticks(
                 range(n_classes), names if i == 0 else [""] * n_classes, rotation=upright, va="center"
@@ -132,8 +137,8 @@ def forest_figure(differences: Sequence[Difference]) -> Figure | None:
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.set_ylim(y + 0.55, 0.6)
-        unit = ", percentage points" if scale == 100 else ""
-        axes.set_xlabel(f"difference in {score_name(shown[0].metric)}{unit}")
+        unit = " (percentage points)" if scale == 100 else ""
+        axes.set_xlabel(f"{metric_title(shown[0].metric).removesuffix(' (%)')}: difference{unit}")
         return figure
 
 

@@ -33,6 +33,7 @@ __all__ = [
 # a browser that opens the page loads nothing but what is inside it, and runs no script but ours (by its hash)
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{}'"
 WIDE = 420  # points: a drawing wider than this is not legible when a phone shrinks it to its screen
+DENSE = 11  # columns above which a table is set smaller
 NUMBER = re.compile(r"[<>]?\s*([+−-]?\d[\d,]*(?:\.\d+)?)")
 
 
@@ -154,15 +155,21 @@ def grid_table(head: Sequence[str], body: Sequence[Sequence[str]], *, numbers: S
         + "".join(
             f'<td class="name">{escape(text)}</td>'
             if i == 0
-            else cell(
-                head[i], escape(text), number=i in numbers, value=number_in(text) if i in numbers else None
-            )
+            else cell(head[i], _value(text), number=True, value=number_in(text))
+            if i in numbers
+            else cell(head[i], escape(text), number=False)
             for i, text in enumerate(row)
         )
         + "</tr>"
         for row in body
     )
     return table(f"<tr>{tops}</tr>", rows)
+
+
+def _value(text: str) -> str:
+    """Return a number with its interval, "0.91 [0.88, 0.93]", as one above the other; other text as it is."""
+    value, _, interval = text.partition(" [")
+    return stack(value, interval.removesuffix("]").replace(", ", "–")) if interval else escape(text)
 
 
 def cell(label: str, content: str, *, number: bool, css: str = "", value: float | None = None) -> str:
@@ -190,8 +197,9 @@ def top(text: str, column: int, *, number: bool = False, rows: int = 1) -> str:
 
 def table(head: str, rows: str) -> str:
     """Return a table of the rows that `top` and `cell` make."""
+    dense = " dense" if head.count(" data-column=") > DENSE else ""
     return (
-        f'<div class="scroll"><table class="cards sortable"><thead>{head}</thead>'
+        f'<div class="scroll"><table class="cards sortable{dense}"><thead>{head}</thead>'
         f"<tbody>{rows}</tbody></table></div>\n"
     )
 

@@ -57,11 +57,12 @@ def _curves(arms: Sequence[Arm], name: str) -> Iterator[Named]:
 
 def _reliability(arms: Sequence[Arm], name: str) -> Iterator[Named]:
     model = arms[0].model
-    told = RELIABILITY_TOLD.format(confidence="the most probable class's probability")
+    told = f"Reliability on {_tested_on(arms)}. "
+    told += RELIABILITY_TOLD.format(confidence="the most probable class's probability")
     yield f"reliability-{model}", arms_reliability(arms), told
     for arm in arms:
         told = RELIABILITY_TOLD.format(confidence="the label's probability")
-        told = f"Reliability of each label, {name}, {arm_name(arm.arm)}. {told}"
+        told = f"Reliability of each label, {name}, {arm_name(arm.arm)}, on {_tested_on([arm])}. {told}"
         yield f"reliability-{model}-{arm.arm}", labels_reliability(arm), told
 
 

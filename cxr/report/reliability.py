@@ -78,7 +78,8 @@ def _figure(
     columns = min(MOST_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(0.4 + 1.8 * columns, 0.3 + 2.2 * rows), layout="constrained")
+        side = 1.8 if columns > 1 else 2.8
+        figure = Figure(figsize=(0.4 + side * columns, 0.3 + (side + 0.4) * rows), layout="constrained")
         axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
         for empty in axes[len(panels) :]:
             empty.set_visible(False)

@@ -45,7 +45,13 @@ def roc_figure(arms: Sequence[Arm], class_name: str) -> Figure | None:
             told = f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]" if area.low is not None else "n/a"
             axes.fill_between(band.rate, band.low, band.high, color=colour, alpha=0.14, lw=0)
             if len(band.curves) > 1:
-                axes.plot(band.rate, band.curves.T, color=colour, lw=0.5, alpha=0.35)
+                axes.plot(
+                    band.rate,
+                    band.curves.T,
+                    color=colour,
+                    lw=0.5,
+                    alpha=0.35 if len(band.curves) < 5 else 0.18,
+                )
             # a curve starts at the origin and climbs at rate 0, where interpolation has only its upper end
             rate, mean = np.r_[0.0, band.rate], np.r_[0.0, band.mean]
             axes.plot(rate, mean, color=colour, lw=1.8, label=f"{arm_name(arm.arm)}\n{told}")

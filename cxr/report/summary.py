@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cxr.report.difference import Difference
 from cxr.report.mark import NO_PATIENTS
 from cxr.report.spec import ReportSpec, arm_name
-from cxr.report.table import PERCENT, percent_points, score_name
+from cxr.report.table import PERCENT, metric_title, percent_points
 
 __all__ = ["summary"]
 
@@ -29,7 +29,7 @@ def summary(spec: ReportSpec, differences: Sequence[Difference], n_arms: int) ->
     models = [d.model for d in differences]
     lead = spec.lead_model if spec.lead_model in models else (models[0] if models else None)
     if lead is None:
-        return [f"{n_arms} model and arm combinations were evaluated; no two arms of one model to compare."]
+        return [f"Nothing to compare: no two arms of one model among the {n_arms} evaluated."]
     mine = [d for d in differences if d.model == lead]
     effects = [_effect(d) for d in mine if (d.arm, d.reference) != CONTROL]
     control = [_against_control(d) for d in mine if (d.arm, d.reference) == CONTROL]
@@ -49,7 +49,7 @@ def _effect(d: Difference) -> str:
     if low <= 0 <= high:
         end = " That is no detectable change: the interval includes zero."
     printed = f" The paper prints {_points(d, d.published)}." if d.published is not None else ""
-    return f"{subject} {score_name(d.metric)} by {_points(d, d.ours.value)} ({_interval(d)}).{end}{printed}"
+    return f"{subject} {_score(d.metric)} by {_points(d, d.ours.value)} ({_interval(d)}).{end}{printed}"
 
 
 def _against_control(d: Difference) -> str:
@@ -77,6 +77,14 @@ def _basis(differences: Sequence[Difference]) -> list[str]:
             f"arm: {seeds}.{one_class}"
         )
     return list(dict.fromkeys(found))
+
+
+def _score(metric: str) -> str:
+    """Return a score as it stands within a sentence: "test accuracy", "F1", "mean AUROC", "AUROC Edema"."""
+    title = metric_title(metric).replace(" (%)", "")
+    first, _, rest = title.partition(" ")
+    plain = "/" not in metric and first != first.upper()
+    return " ".join([first.lower() if plain else first, *([rest] if rest else [])])
 
 
 def _points(d: Difference, value: float | None) -> str:

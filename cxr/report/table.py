@@ -25,7 +25,6 @@ __all__ = [
     "metric_title",
     "percent_points",
     "printed",
-    "score_name",
     "show",
 ]
 
@@ -169,14 +168,6 @@ def metric_title(metric: str) -> str:
     if kind in CLASS_TITLES and name:
         return CLASS_TITLES[kind] if name == "*" else f"{CLASS_TITLES[kind]} {name}"
     return {**TITLES, **TRAINING, **OF_IMAGES}.get(metric, metric)
-
-
-def score_name(metric: str) -> str:
-    """Return a score as it stands within a sentence: "test accuracy", "F1", "mean AUROC", "AUROC Edema"."""
-    title = metric_title(metric).replace(" (%)", "")
-    first, _, rest = title.partition(" ")
-    plain = "/" not in metric and first != first.upper()
-    return " ".join([first.lower() if plain else first, *([rest] if rest else [])])
 
 
 def show(metric: str, value: float | None) -> str:

@@ -172,7 +172,8 @@ def test_the_report_as_one_markdown_file(make_run: Callable[..., Path], tmp_path
              "## Provenance", "| real\\_only-0 | 0000000000000000 | patient ffffffffffffffff | 0123456789ab with"]  # fmt: skip
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
-    rows = [line for line in text.splitlines() if line.startswith("| talukdar")]
+    scored = text[: text.index("### Paired differences between arms: AUROC by class")]
+    rows = [line for line in scored.splitlines() if line.startswith("| talukdar")]
     assert len(rows) == 3 and all("random weights" in row for row in rows)
     assert text.count("random weights: the layers") == 1
     assert str(tmp_path) not in text and "cpu" not in text and "![" not in text
