@@ -84,6 +84,7 @@ def test_the_report_reads_files_never_models(repository: Path) -> None:
         "cxr.run",
         "cxr.script.train",
         "cxr.script.generate",
+        "cxr.script.curate",
         "cxr.script.evaluate",
         "cxr.script.score",
         "cxr.script.study",

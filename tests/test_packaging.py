@@ -76,7 +76,9 @@ def test_the_stolen_releases_of_lightning_are_excluded(repository: Path, version
 def test_every_console_script_exists(repository: Path) -> None:
     scripts = project(repository)["scripts"]
     assert isinstance(scripts, dict)
-    assert set(scripts) == {f"cxr-{name}" for name in ("train", "generate", "score", "evaluate", "study")}
+    assert set(scripts) == {
+        f"cxr-{name}" for name in ("train", "generate", "curate", "score", "evaluate", "study")
+    }
     for target in scripts.values():
         module, _, function = str(target).partition(":")
         source = repository / Path(*module.split(".")).with_suffix(".py")

@@ -28,7 +28,7 @@ from cxr.run import default_name
 README = Path(__file__).resolve().parents[1] / "README.md"
 ARCHITECTURE = README.parent / "docs" / "architecture.md"
 COMMAND = re.compile(
-    r"^(?:python (train|generate|score|evaluate|study)\.py|cxr-(train|generate|score|evaluate|study)) "
+    r"^(?:python (train|generate|curate|score|evaluate|study)\.py|cxr-(train|generate|curate|score|evaluate|study)) "
 )
 
 

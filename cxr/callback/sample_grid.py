@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-import cv2
 import lightning
-import numpy as np
-import numpy.typing as npt
 from lightning.pytorch.callbacks import Callback
 
-from cxr.files import atomic_path
+from cxr.data.picture import tile, write_png
 from cxr.task.gan import GANTask
 
 __all__ = ["SampleGrid", "tile", "write_png"]
@@ -33,20 +30,3 @@ class SampleGrid(Callback):
             Path(trainer.default_root_dir) / "figures" / f"samples-epoch-{epoch:04d}.png",
             tile(images[:, 0].numpy(), self.columns),
         )
-
-
-def tile(images: npt.NDArray[np.uint8], columns: int) -> npt.NDArray[np.uint8]:
-    """Lay uint8 images (N, H, W) out row by row with 2 px of black between; empty places are black."""
-    n, height, width = images.shape
-    gap, rows = 2, -(-n // columns)
-    grid = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap), dtype=np.uint8)
-    for i, image in enumerate(images):
-        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        grid[top : top + height, left : left + width] = image
-    return grid
-
-
-def write_png(path: Path, image: npt.NDArray[np.uint8]) -> None:
-    """Write a uint8 image (H, W) as PNG, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(cv2.imencode(".png", image)[1].tobytes())

@@ -4,7 +4,9 @@
                        checkpoint_sha256, score), manifest.json, grid.png
 
 The manifest carries `trained_on`, the content hash of every real image that any of the GANs
-saw: `check_leak` compares it with what a classifier is validated and tested on.
+saw: `check_leak` compares it with what a classifier is validated and tested on. A set that was
+curated (`curated`, one entry per step) also has `source_row` in its index and `chosen_on` beside
+`trained_on`.
 """
 
 from __future__ import annotations
@@ -65,11 +67,12 @@ def write_synthetic(
     index: pd.DataFrame,
     manifest: Mapping[str, Any],
     grid: npt.NDArray[np.uint8] | None,
+    files: Mapping[str, bytes] | None = None,
 ) -> SyntheticSet:
     """Write a set under a temporary name and rename it to `path` when whole.
 
-    images (N, S, S); index with COLUMNS, N rows; grid: a picture (H, W) for people. The
-    manifest gets kind, n, size_px and images_sha256 from the images; the caller gives the
+    images (N, S, S); index with COLUMNS, N rows; grid: a picture (H, W) for people; files:
+    further ones by name. The manifest gets kind, n, size_px and images_sha256 from the images; the caller gives the
     rest of REQUIRED. A synthetic set that is there is replaced; any other folder is refused.
     """
     if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1] != images.shape[2]:
@@ -87,6 +90,8 @@ def write_synthetic(
         index.reset_index(drop=True).to_parquet(temporary / "index.parquet", index=False)
         if grid is not None and not cv2.imwrite(str(temporary / "grid.png"), grid):
             raise RuntimeError("grid.png could not be written")
+        for name, content in (files or {}).items():
+            (temporary / name).write_bytes(content)
         facts = {
             **manifest,
             "kind": "synthetic",
@@ -184,20 +189,29 @@ def check_leak(
     synthetic: SyntheticSet | Sequence[SyntheticSet],
     held_out_hashes: Collection[str],
     policy: Literal["refuse", "allow"],
+    test_hashes: Collection[str] = (),
 ) -> list[str]:
     """Return the content hashes of validation and test images that a GAN of the sets was trained on.
 
     By content, so a file that lies under two names is found. `refuse` raises `UserError`
-    where there is any.
+    where there is any. A classifier that judged a set's images counts as the GAN does: what it was
+    trained on (it joined `trained_on`) may be no held-out image. What it was validated on
+    (`chosen_on`: it chose among epochs) may be a validation image, which does the same for the
+    classifier to be trained, but none of `test_hashes`.
     """
     sets = [synthetic] if isinstance(synthetic, SyntheticSet) else list(synthetic)
-    held_out = set(held_out_hashes)
-    meeting = {one.path.name: held_out.intersection(one.manifest["trained_on"]) for one in sets}
+    held_out, test = set(held_out_hashes), set(test_hashes)
+    meeting = {
+        one.path.name: held_out.intersection(one.manifest["trained_on"])
+        | test.intersection(one.manifest.get("chosen_on", ()))
+        for one in sets
+    }
     leaked = sorted(set().union(*meeting.values()))
     if leaked and policy == "refuse":
         names = ", ".join(name for name, hashes in meeting.items() if hashes)
+        makers = "the GAN or the judge" if any(one.manifest.get("curated") for one in sets) else "the GAN"
         raise UserError(
-            f"leak: {len(leaked)} validation or test images trained the GAN of synthetic set {names}, "
+            f"leak: {len(leaked)} validation or test images trained {makers} of synthetic set {names}, "
             f"the first is {leaked[0][:16]}; expected none: use the GAN's split, or set leakage=allow "
             f"and the report marks it"
         )

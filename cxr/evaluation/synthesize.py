@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from cxr.callback.atomic_checkpoint import load_checkpoint
-from cxr.callback.sample_grid import tile, write_png
+from cxr.data.picture import contact_sheet, write_png
 from cxr.data.synthetic import SyntheticSet, load_synthetic, write_synthetic
 from cxr.errors import UserError, did_you_mean
 from cxr.files import file_sha256, read_json, write_json
@@ -159,7 +159,7 @@ def synthesize(
             "split_fingerprint": split_fingerprint,
             "recipe": recipe,
         }
-        done = write_synthetic(path, images, index, manifest, _grid(images, index))
+        done = write_synthetic(path, images, index, manifest, contact_sheet(images, index))
         shutil.rmtree(partial)
     if export == "png":
         _export_png(done)
@@ -268,16 +268,6 @@ def _index(
             )
         )
     return pd.concat(parts, ignore_index=True)
-
-
-def _grid(images: npt.NDArray[np.uint8], index: pd.DataFrame) -> npt.NDArray[np.uint8]:
-    """Lay out up to 32 images of each class, 8 in a row; each class begins a row."""
-    shown = []
-    for label in index["class"].unique():
-        rows = np.flatnonzero((index["class"] == label).to_numpy())[:32]
-        black = np.zeros((-len(rows) % 8, *images.shape[1:]), np.uint8)
-        shown.append(np.concatenate([images[rows], black]))
-    return tile(np.concatenate(shown), columns=8)
 
 
 def _export_png(synthetic: SyntheticSet) -> None:

@@ -26,6 +26,7 @@ def generate(
     block: int,
     precision: Literal["float32", "bfloat16"],
     export: Literal["png", "none"],
+    review: bool,
     unfinished: Literal["refuse", "allow"],
     accelerator: Literal["auto", "cpu", "gpu"],
     runs_dir: Path,
@@ -60,8 +61,13 @@ def job(config: DictConfig) -> None:
         **{k: values[k] for k in ("seed", "curation", "fraction", "block", "precision", "export")},
     )
     classes = ", ".join(gan.label for gan in gans)
+    look = made.path / "grid.png"
+    if values["review"]:
+        from cxr.evaluation.review import write_review
+
+        look = write_review(made)[0]
     print(f"{made.path}: {len(made.index)} images of {classes}, {made.images.shape[1]} px, after {gans[0].g_steps} steps of G; "
-          f"look at {made.path / 'grid.png'}")  # fmt: skip
+          f"look at {look}")  # fmt: skip
 
 
 def _trained(run_dir: Path, unfinished: Literal["refuse", "allow"]) -> dict[str, Any]:

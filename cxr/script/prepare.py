@@ -116,10 +116,10 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
                         "lower split.test, or set train_classes=[…]")  # fmt: skip
     synthetic_dir = Path(config["synthetic_dir"])
     sets = [load_synthetic(set_folder(synthetic_dir, name)) for name in config["synthetic"]]
-    held_out = cached.index["content_hash"].to_numpy()[
-        np.concatenate([split.parts["val"], split.parts["test"]])
-    ]
-    leaked = check_leak(sets, held_out, config["leakage"])
+    hashes = cached.index["content_hash"].to_numpy()
+    test = hashes[split.parts["test"]]
+    held_out = np.concatenate([hashes[split.parts["val"]], test])
+    leaked = check_leak(sets, held_out, config["leakage"], test)
     size_px = int(cached.images.shape[1])
     mixture = None
     if config.get("mix"):
