@@ -9,8 +9,10 @@ them. With some tens of images they are too narrow (IS of 40: about 90 % instead
 
 FID has an interval only where features are few for the images (at most 64, and 4 images of each set for each): with
 more, its bias is not small, a resample's is another, and no bootstrap takes it off. What remains is the value with its
-n beside the null. KID has no bias, and an interval in any dimension. Precision, recall, density and coverage are means
-over images: their intervals resample those images and hold the other set's balls fixed.
+n beside the null. KID has no bias, and its percentile interval covers in any dimension (95 to 98 % of 200 simulated
+pairs at 50 to 100 images, and more where the distributions are equal: a pair's mean is then all noise). Patients with
+several images, which are alike, raise it, in the null too. Precision, recall, density and coverage are means over
+images: their intervals resample those images and hold the other set's balls fixed.
 
 The null cuts the patients into two halves, again and again: the score of one half to the other is what real images get
 at that n. Beside it stands that of as many synthetic images to the same half. FID or KID above the null, or the others
@@ -46,6 +48,7 @@ __all__ = [
 ]
 
 INTERVAL = "95 % basic bootstrap"
+PERCENTILE = "95 % percentile bootstrap"
 IMAGES_PER_FEATURE = 4  # fewer in the smaller set, and FID has no interval
 MANY_FEATURES = 64  # FID has no interval above it, and its null takes few cuts: they cost (cuts d³)
 FEW_CUTS = 10
@@ -156,7 +159,7 @@ def kid_record(
     streams = _streams(patients, len(synthetic), n_resamples, seed)
     rows = np.arange(len(joint))
     value = mmd2_within(joint, rows[: len(real)], rows[len(real) :])
-    low, high = basic(value, resampled_mmd2(joint, *streams), (-math.inf, math.inf))
+    low, high = percentiles(resampled_mmd2(joint, *streams))
     subsets = None
     if min(len(real), len(synthetic)) >= 4:
         one = kid(real, synthetic, n_subsets=n_subsets, seed=seed)
@@ -167,7 +170,7 @@ def kid_record(
         "value": value,
         "low": low,
         "high": high,
-        "interval": INTERVAL,
+        "interval": PERCENTILE,
         **_counts(streams, synthetic),
         "subsets": subsets,
         **beside[0],
@@ -203,7 +206,7 @@ def neighbour_records(
             "value": value,
             "low": low,
             "high": high,
-            "interval": "95 % percentile bootstrap, the other set held fixed",
+            "interval": f"{PERCENTILE}, the other set held fixed",
             **_counts(streams, synthetic),
             **null,
         }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
 import torch.nn.functional as F
+from timm.data.config import resolve_model_data_config
 from torch import Tensor
 
 from cxr.classifier.weights import create_body, load_local
@@ -50,7 +51,7 @@ class TimmExtractor(Extractor):
         except UserError as error:  # raised in the words of a classifier's keys
             raise UserError(str(error).replace("classifier.", "extractor.")) from error
         self.network = self._body = body.requires_grad_(False).eval()
-        settings = timm.data.resolve_model_data_config(body)
+        settings: dict[str, Any] = resolve_model_data_config(body)  # type: ignore[no-untyped-call]  # timm leaves it so
         self._size_px, self._mean, self._std = size_px, settings["mean"], settings["std"]
         sha256 = state_sha256(body) if checkpoint_path is None else file_sha256(Path(checkpoint_path))
         origin = "published" if fetched else "random" if checkpoint_path is None else "file"
@@ -61,7 +62,7 @@ class TimmExtractor(Extractor):
             "weights": "random (seed 0)" if origin == "random" else origin,
             "weights_sha256": sha256,
             "layer": "pooled, without the classifier",
-            "dimensions": int(body.num_features),
+            "dimensions": int(cast(Any, body).num_features),
             "input_px": size_px,
             "resize": "bilinear, antialiased, in float, unless of that size",
             "quantisation": "none after resizing",

@@ -93,7 +93,7 @@ def resampled_mmd2(joint: Floats, real: Resamples, fake: Resamples) -> Floats:
     n = len(real.groups)
     blocks = (joint[:n, :n], joint[n:, n:])
     within = [_resampled_within(k, drawn) for k, drawn in zip(blocks, (real, fake), strict=True)]
-    across = _by_patient(_by_patient(joint[:n, n:], real, 0), fake, 1)
+    across = _by_patient(_by_patient(joint[:n, n:], real).T, fake).T
     counts = [one.weights @ np.bincount(one.groups, minlength=one.n_patients) for one in (real, fake)]
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = ((real.weights @ across) * fake.weights).sum(axis=1) / (counts[0] * counts[1])
@@ -103,7 +103,7 @@ def resampled_mmd2(joint: Floats, real: Resamples, fake: Resamples) -> Floats:
 def _resampled_within(k: Floats, drawn: Resamples) -> Floats:
     """Return the mean kernel over the pairs of each resample, (R,)."""
     w, sizes = drawn.weights, np.bincount(drawn.groups, minlength=drawn.n_patients).astype(np.float64)
-    sums = _by_patient(_by_patient(k, drawn, 0), drawn, 1)
+    sums = _by_patient(_by_patient(k, drawn).T, drawn)  # symmetric
     own = np.diagonal(sums)
     pairs_own = own - np.bincount(drawn.groups, np.diagonal(k), minlength=drawn.n_patients)
     total = ((w @ sums) * w).sum(axis=1) - w**2 @ own + w @ pairs_own
@@ -112,11 +112,10 @@ def _resampled_within(k: Floats, drawn: Resamples) -> Floats:
         return np.asarray(total / np.where(count > 0, count, np.nan))
 
 
-def _by_patient(k: Floats, drawn: Resamples, axis: int) -> Floats:
-    """Sum the rows (axis 0) or columns (1) of each patient: (n, m) to (P, m) or (n, P)."""
-    if drawn.n_patients == len(drawn.groups) and (drawn.groups == np.arange(len(drawn.groups))).all():
+def _by_patient(k: Floats, drawn: Resamples) -> Floats:
+    """Sum the rows of each patient: (n, m) to (P, m)."""
+    if np.array_equal(drawn.groups, np.arange(drawn.n_patients)):
         return k
-    shape = (drawn.n_patients, k.shape[1]) if axis == 0 else (k.shape[0], drawn.n_patients)
-    sums = np.zeros(shape)
-    np.add.at(sums, drawn.groups if axis == 0 else (slice(None), drawn.groups), k)
+    sums = np.zeros((drawn.n_patients, k.shape[1]))
+    np.add.at(sums, drawn.groups, k)
     return sums

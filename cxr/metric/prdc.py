@@ -71,10 +71,10 @@ def neighbours(joint: Floats, real: Ints, fake: Ints, *, k_precision: int, k_den
     in_fake = across <= _radii(theirs, k_precision)[None, :]
     near = across <= _radii(ours, k_density)[:, None]
     return Neighbours(
-        in_real.any(axis=0).astype(np.float64),
-        in_fake.any(axis=1).astype(np.float64),
+        np.asarray(in_real.any(axis=0), np.float64),
+        np.asarray(in_fake.any(axis=1), np.float64),
         near.sum(axis=0) / k_density,
-        near.any(axis=1).astype(np.float64),
+        np.asarray(near.any(axis=1), np.float64),
     )
 
 

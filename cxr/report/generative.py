@@ -30,10 +30,10 @@ All scores of a column are made from one pass of one extractor, named with the s
 same part of the real images (a hash after it tells their split and size). Scores of two columns do not compare. FID on
 probabilities cannot exceed about 2, IS the number of classes.
 
-KID is the headline: it has no bias at small n, may be negative, and its interval resamples real images by patient and
-synthetic ones singly (95 % basic bootstrap, as for FID and IS). FID is too high at small n; where features are many for
-the images it has no interval here, as resampling cannot tell its bias. The basic bootstrap takes the bias of small
-samples off, so that a value may lie outside its interval. All hold for this GAN and this extractor.
+KID is the headline: it has no bias at small n and may be negative. All intervals resample real images by patient and
+synthetic ones singly: 95 % percentile bootstrap for KID, basic for FID and IS, which takes the bias of small samples off
+(FID is too high, IS too low), so that a value may lie outside. Where features are many for the images FID has no
+interval here, as resampling cannot tell its bias. They hold for this GAN and this extractor.
 
 Precision: synthetic images among real ones; recall: real images among synthetic ones (k = 3, Kynkäänniemi et al. 2019);
 density and coverage count the same to the fifth neighbour (Naeem et al. 2020). Their intervals resample the images that

@@ -21,7 +21,6 @@ def score(
     *,
     synthetic: list[str],
     run: str,
-    extractor: Any,
     name: str | None,
     checkpoint: Literal["last", "best"],
     against: Literal["test", "val", "train"],
@@ -39,7 +38,7 @@ def score(
     runs_dir: Path,
     synthetic_dir: Path,
 ) -> None:
-    """The schema of conf/score.yaml; see there for what each key means."""
+    """The schema of conf/score.yaml beside its extractor; see there for what each key means."""
 
 
 def job(config: DictConfig) -> float:

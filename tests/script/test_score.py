@@ -285,7 +285,7 @@ def test_another_class_and_other_pixels_are_refused(here: Path, tmp_path: Path) 
 
 def test_its_yaml_lists_every_key() -> None:
     config = composed("score", "synthetic=[a]", "run=b")
-    assert set(config) - {"_target_"} == inspect.signature(score).parameters.keys()
+    assert set(config) - {"_target_", "extractor"} == inspect.signature(score).parameters.keys()
 
 
 def test_as_the_user_types_it(cli: Cli, tmp_path: Path) -> None:

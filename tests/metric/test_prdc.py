@@ -1,0 +1,88 @@
+"""Precision, recall, density, coverage: by hand, against scikit-learn's neighbours and torch-fidelity, at the edges."""
+
+from __future__ import annotations
+
+import cxr  # noqa: F401  # first: it lets torchvision, and so torch-fidelity, be imported
+
+# isort: split
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import NearestNeighbors
+
+from cxr.errors import UserError
+from cxr.metric.prdc import Neighbours, distances, neighbours
+
+
+def scored(x: np.ndarray, y: np.ndarray, k_precision: int = 3, k_density: int = 5) -> Neighbours:
+    joint = distances(both := np.concatenate([x, y]), both)
+    rows = np.arange(len(both))
+    return neighbours(joint, rows[: len(x)], rows[len(x) :], k_precision=k_precision, k_density=k_density)
+
+
+def means(one: Neighbours) -> list[float]:
+    return [float(v.mean()) for v in (one.precision, one.recall, one.density, one.coverage)]
+
+
+def test_by_hand() -> None:
+    # on a line, k = 1: real 0, 1, 3, 10 have balls of radius 1, 1, 2, 7; synthetic 2, 20 have 18, 18
+    x, y = np.array([[0.0], [1.0], [3.0], [10.0]]), np.array([[2.0], [20.0]])
+    one = scored(x, y, 1, 1)
+    np.testing.assert_array_equal(
+        one.precision, [1, 0]
+    )  # 2 is in the ball of 1 (its edge); 20 in none: |20 - 10| > 7
+    np.testing.assert_array_equal(one.recall, [1, 1, 1, 1])  # |x - 2| <= 18
+    np.testing.assert_array_equal(one.density, [2, 0])  # 2 is in the balls of 1 and 3, not of 10: 8 > 7
+    np.testing.assert_array_equal(one.coverage, [0, 1, 1, 0])
+
+
+def test_agrees_with_scikit_learn_and_torch_fidelity() -> None:
+    from torch_fidelity.metric_prc import calculate_precision_recall_full
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 4)), rng.normal(0.7, 0.8, size=(45, 4))
+    radii = {}
+    for name, images in (("x", x), ("y", y)):
+        found, _ = NearestNeighbors(n_neighbors=6).fit(images).kneighbors(images)  # itself first
+        radii[name] = found
+    in_x3, in_x5 = (  # for each real image, which synthetic ones are in its ball
+        [NearestNeighbors(radius=r).fit(y).radius_neighbors([p], return_distance=False)[0] for p, r in
+         zip(x, radii["x"][:, k], strict=True)] for k in (3, 5)
+    )  # fmt: skip
+    in_y3 = [
+        NearestNeighbors(radius=r).fit(x).radius_neighbors([p], return_distance=False)[0]
+        for p, r in zip(y, radii["y"][:, 3], strict=True)
+    ]
+    expected = [
+        len(np.unique(np.concatenate(in_x3))) / 45,
+        len(np.unique(np.concatenate(in_y3))) / 60,
+        sum(map(len, in_x5)) / (5 * 45),
+        sum(len(one) > 0 for one in in_x5) / 60,
+    ]
+    ours = means(scored(x, y))
+    np.testing.assert_allclose(ours, expected, rtol=1e-12)
+    assert 0 < ours[1] < ours[0] <= 1  # narrower and moved: more of it is real than of the real is in it
+    theirs = calculate_precision_recall_full(torch.from_numpy(y), torch.from_numpy(x), neighborhood=3)
+    np.testing.assert_allclose(ours[:2], theirs, rtol=1e-6)
+
+
+def test_edges() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(20, 3))
+    assert means(scored(x, x))[:2] == [1.0, 1.0] and means(scored(x, x))[3] == 1.0
+    assert means(scored(x, x))[2] == pytest.approx(6 / 5)  # five neighbours and itself
+    assert means(scored(x, x + 1e3)) == [0.0, 0.0, 0.0, 0.0]
+    same = np.ones((8, 3))
+    assert means(scored(same, same)) == [1.0, 1.0, 8 / 5, 1.0]  # constant images: balls of radius 0, finite
+    collapsed = scored(x, x[:1].repeat(20, axis=0))
+    assert means(collapsed)[0] == 1.0 and means(collapsed)[1] == 1 / 20  # real, and one image
+    with pytest.raises(UserError, match="a set has 5 images, expected more than k = 5; set k_precision"):
+        scored(x, x[:5])
+    with pytest.raises(UserError, match="expected at least 1; set k_precision=3"):
+        scored(x, x, 0, 5)
+
+
+def test_equal_rows_are_at_no_distance() -> None:
+    x = np.random.default_rng(2).normal(1e3, 1, size=(5, 2048))
+    assert (np.diagonal(distances(x, x)) == 0).all()
+    np.testing.assert_allclose(distances(x, x[::-1])[0, 0], np.linalg.norm(x[0] - x[4]), rtol=1e-12)
