@@ -24,7 +24,7 @@ from cxr.callback.checkpoints import CheckpointFiles
 from cxr.callback.gather import gathered, share
 from cxr.errors import UserError
 from cxr.extractor import Extractor, extract
-from cxr.metric.diversity import collapsed, disjoint_pairs, diversity, msssim, near_duplicates
+from cxr.metric.diversity import collapsed, disjoint_pairs, diversity, most_pairs, msssim, near_duplicates
 from cxr.metric.frechet import frechet_distance
 from cxr.metric.kid import kid, subset_size
 from cxr.task.gan import GANTask
@@ -34,6 +34,7 @@ __all__ = ["GenerativeScore"]
 Pixels = npt.NDArray[np.uint8]
 Features = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 _BATCH = 64  # images per pass of the extractor
 
 
@@ -86,11 +87,14 @@ class GenerativeScore(Callback):
         self._real: Features | None = None
         self._real_msssim: Floats | None = None
         self._label_counts: list[int] = []
+        self._made_groups: Ints = np.empty(0, np.int64)  # the class of each image that is generated
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Look at the validation images once; too few for a score is refused before any training."""
         data: Any = getattr(trainer, "datamodule", None)
-        rows = np.sort(data.parts.get("val", np.empty(0, np.int64))) if data is not None else np.empty(0)
+        rows: Ints = np.empty(0, np.int64)
+        if data is not None:
+            rows = np.sort(np.asarray(data.parts.get("val", rows), np.int64))
         if subset_size(len(rows), self.n_images) < 2:
             raise UserError(
                 f"callback.generative_score: {len(rows)} validation and {self.n_images} generated "
@@ -100,8 +104,14 @@ class GenerativeScore(Callback):
         first, last = share(len(rows), trainer.global_rank, trainer.world_size)
         self._real = self._features(data.images, rows[first:last], trainer)
         if self.n_pairs is not None:
-            n_pairs = min(self.n_pairs, len(rows) // 2, self.n_images // 2)
-            pairs = rows[disjoint_pairs(len(rows), n_pairs, seed=self.seed)]
+            task = cast(GANTask, pl_module)
+            groups = np.zeros(len(rows), np.int64)
+            if task.conditional:
+                groups = np.unique(data.labels[rows], axis=0, return_inverse=True)[1].ravel()
+            counts = task.sample_counts(self.n_images, self._label_counts)
+            self._made_groups = np.repeat(np.arange(len(counts)), counts)
+            n_pairs = min(self.n_pairs, most_pairs(groups), most_pairs(self._made_groups))
+            pairs = rows[disjoint_pairs(groups, n_pairs, seed=self.seed)]
             self._real_msssim = self._msssim(data.images, pairs, trainer)
 
     def on_train_batch_end(
@@ -167,7 +177,7 @@ class GenerativeScore(Callback):
             )
         self.collapsed = reason is not None
 
-    def _features(self, images: Pixels, rows: npt.NDArray[np.int64], trainer: lightning.Trainer) -> Features:
+    def _features(self, images: Pixels, rows: Ints, trainer: lightning.Trainer) -> Features:
         """Return the features (n, d) of the rows of all processes; this one's are read 1,024 at a time."""
         device = trainer.strategy.root_device
         parts = [
@@ -182,7 +192,7 @@ class GenerativeScore(Callback):
         self, real: Floats, images: Pixels, first: int, trainer: lightning.Trainer
     ) -> tuple[dict[str, float], str | None]:
         """Return values to log and why this is a collapse; `images` are this process's, from number `first`."""
-        pairs = disjoint_pairs(self.n_images, len(real), seed=self.seed)
+        pairs = disjoint_pairs(self._made_groups, len(real), seed=self.seed)
         wanted = np.sort(pairs.ravel())
         own = wanted[(wanted >= first) & (wanted < first + len(images))]
         chosen = gathered(images[own - first], trainer)
@@ -198,7 +208,7 @@ class GenerativeScore(Callback):
             "collapsed": float(reason is not None),
         }, reason
 
-    def _msssim(self, images: Pixels, pairs: npt.NDArray[np.int64], trainer: lightning.Trainer) -> Floats:
+    def _msssim(self, images: Pixels, pairs: Ints, trainer: lightning.Trainer) -> Floats:
         """Return the MS-SSIM (n,) of pairs (n, 2) of rows of images; each process takes its share of the pairs."""
         first, last = share(len(pairs), trainer.global_rank, trainer.world_size)
         one, other = (np.asarray(images[pairs[first:last, side]]) for side in (0, 1))

@@ -7,7 +7,8 @@ nature, so it is read beside the same number for real images only, under the sam
 The name is the protocol: `msssim_pairs100_scales3_window11` is the mean over 100 pairs at 3 scales, each half the one
 before, in 11-pixel Gaussian windows (σ 1.5). Wang's five scales need 176 pixels; smaller images get fewer, whose
 weights are Wang's first ones, rescaled to sum 1. Pairs share no image, so that they are independent and the intervals
-hold: n images make at most n // 2 pairs.
+hold: n images make at most n // 2 pairs. Where images have classes, pairs are of one class (Odena et al.): a class that
+has collapsed would hide among the others.
 
 A mean cannot tell a generator of two images from a merely dull one. What a collapse leaves are pairs that are the
 same image: all of them with one mode, half with two, one in k with k equal modes. A pair is a near-duplicate when it
@@ -33,6 +34,7 @@ __all__ = [
     "collapsed",
     "disjoint_pairs",
     "diversity",
+    "most_pairs",
     "msssim",
     "msssim_name",
     "near_duplicates",
@@ -110,14 +112,27 @@ def _protocol(n_pairs: int, size_px: int) -> str:
     return f"pairs{n_pairs}_scales{scales(size_px)}_window{WINDOW_PX}"
 
 
-def disjoint_pairs(n: int, n_pairs: int, *, seed: int) -> Ints:
-    """Return random positions (n_pairs, 2) below n, each at most once; a function of its arguments."""
-    if not 1 <= n_pairs <= n // 2:
+def most_pairs(groups: npt.NDArray[np.integer]) -> int:
+    """Return how many disjoint pairs there are within the groups of images, whose ids (n,) are given."""
+    return int((np.unique(groups, return_counts=True)[1] // 2).sum())
+
+
+def disjoint_pairs(groups: npt.NDArray[np.integer], n_pairs: int, *, seed: int) -> Ints:
+    """Return random positions (n_pairs, 2) of images of one group each, none twice; a function of its arguments.
+
+    groups: the class of each image (n,), all 0 without classes. Groups occur about as often as they have images.
+    """
+    if not 1 <= n_pairs <= most_pairs(groups):
         raise UserError(
-            f"diversity: got {n} images for {n_pairs} pairs, expected two for each pair and at least one pair; "
-            "give more images, or fewer pairs: n_pairs"
+            f"diversity: got {len(groups)} images of {len(np.unique(groups))} classes for {n_pairs} pairs, expected two "
+            "of a class for each pair and at least one pair; give more images, or set n_pairs=null while training"
         )
-    return np.random.default_rng([seed, n]).permutation(n)[: 2 * n_pairs].reshape(n_pairs, 2).astype(np.int64)
+    rng = np.random.default_rng([seed, len(groups)])
+    found = []
+    for group in np.unique(groups):
+        order = rng.permutation(np.flatnonzero(groups == group))
+        found.append(order[: len(order) // 2 * 2].reshape(-1, 2))
+    return rng.permutation(np.concatenate(found))[:n_pairs].astype(np.int64)
 
 
 def msssim(first: Pixels, second: Pixels) -> Floats:

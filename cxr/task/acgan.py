@@ -139,13 +139,12 @@ class ACGANTask(GANTask):
         label_counts: how often each of `label_names` occurs where the images are compared with others; the
         classes share n in these proportions, without it equally. part: see GANTask.
         """
-        weights = [1] * len(self.classes)
-        if label_counts is not None and any(label_counts[column] for column in self._columns):
-            weights = [label_counts[column] for column in self._columns]
         first, last = part or (0, n)
         pieces, before = [], 0
         with self.trainer.precision_plugin.val_step_context():
-            for label, (name, count) in enumerate(zip(self.classes, shares(n, weights), strict=True)):
+            for label, (name, count) in enumerate(
+                zip(self.classes, self.sample_counts(n, label_counts), strict=True)
+            ):
                 begin, end = (min(max(edge - before, 0), count) for edge in (first, last))
                 before += count
                 pieces.append(
@@ -155,6 +154,13 @@ class ACGANTask(GANTask):
                     )
                 )  # fmt: skip
         return torch.cat(pieces)
+
+    def sample_counts(self, n: int, label_counts: Sequence[int] | None) -> list[int]:
+        """Return how many of n sampled images are of each class, see `sample`."""
+        weights = [1] * len(self.classes)
+        if label_counts is not None and any(label_counts[column] for column in self._columns):
+            weights = [label_counts[column] for column in self._columns]
+        return shares(n, weights)
 
 
 def class_seed(seed: int, name: str) -> int:

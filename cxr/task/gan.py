@@ -208,6 +208,10 @@ class GANTask(lightning.LightningModule):
                 device=self.device,
             )
 
+    def sample_counts(self, n: int, label_counts: Sequence[int] | None) -> list[int]:
+        """Return how many of n sampled images are of each class, in their order; without classes, all are of one."""
+        return [n]
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add counters and a record of what this GAN is; refuse to save a run that has diverged."""
         self._check_finite()

@@ -61,6 +61,11 @@ class FakeTask:
         self.asked.append(label_counts)
         return torch.from_numpy(self.images[part[0] : part[1], None])
 
+    conditional = False
+
+    def sample_counts(self, n: int, label_counts: list[int]) -> list[int]:
+        return [n]
+
     def share_buffers(self) -> None:
         pass
 
