@@ -30,8 +30,9 @@ __all__ = ["build_report"]
 
 METHOD = """
 Every score is the mean over seeds of the score on all test images. Its 95 % interval resamples patients
-(all images of a drawn patient together, the same draws for every seed and arm), takes percentiles, and holds
-for these trained models. SD is the standard deviation over seeds.
+(all images of a drawn patient together, the same draws for every seed and arm), is Student's t with the standard
+error of the resamples (on the logit scale for a score, on its own for a difference), and holds for these trained
+models. SD is the standard deviation over seeds. Bands of curves are percentiles of the resampled curves.
 
 In a cross-validation the score of a seed is the mean over its folds of the score on the fold's test images;
 patients are drawn within each fold. The interval does not cover that the folds share training images, nor
@@ -39,7 +40,8 @@ another partition into folds. A score that some folds do not define is the mean 
 says so. n is all tested images.
 
 Differences between arms are paired: both arms of a resample see the same patients. Where both arms have
-several seeds, a second interval draws seeds as well as patients; with few seeds it is still too narrow.
+several seeds, a second interval adds how much training varies, by the variance over seeds; with two or three
+seeds it is wide, since so little is known.
 
 Precision, recall and F1 are unweighted means over the classes; a class that is never predicted has precision
 0. AUPRC is the average precision. A score that a test set does not define is n/a.

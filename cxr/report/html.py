@@ -33,7 +33,7 @@ __all__ = [
 # a browser that opens the page loads nothing but what is inside it, and runs no script but ours (by its hash)
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{}'"
 WIDE = 420  # points: a drawing wider than this is not legible when a phone shrinks it to its screen
-DENSE = 11  # columns above which a table is set smaller
+DENSE = 10  # columns above which a table is set smaller
 NUMBER = re.compile(r"[<>]?\s*([+−-]?\d[\d,]*(?:\.\d+)?)")
 
 
