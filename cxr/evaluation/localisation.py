@@ -64,7 +64,7 @@ def localise(
             {
                 "image_id": image_ids[k],
                 "patient_id": patients[k],
-                "label": task.classes[regions.labels[k]],
+                "label": task.classes[int(regions.labels[k])],
                 "region_share": float(region.mean()),
                 "peak": peak(heat),
                 "empty": not heat.max() > 0,
@@ -75,20 +75,20 @@ def localise(
     def told(chosen: npt.NDArray[np.int64]) -> dict[str, Any]:
         return {
             "n_maps": len(chosen),
-            "n_images": len({image_ids[k] for k in chosen}),
-            "n_patients": len({who[k] for k in chosen}),
-            "n_empty": sum(cases[k]["empty"] for k in chosen),
+            "n_images": len({image_ids[k] for k in chosen.tolist()}),
+            "n_patients": len({who[k] for k in chosen.tolist()}),
+            "n_empty": sum(cases[k]["empty"] for k in chosen.tolist()),
             "scores": summarise(
-                {s: [found[k][s] for k in chosen] for s in SCORES},
-                {b: {s: [beside[k][b][s] for k in chosen] for s in SCORES} for b in BASELINES},
-                [who[k] for k in chosen],
+                {s: [found[k][s] for k in chosen.tolist()] for s in SCORES},
+                {b: {s: [beside[k][b][s] for k in chosen.tolist()] for s in SCORES} for b in BASELINES},
+                [who[k] for k in chosen.tolist()],
                 n_resamples=n_resamples,
                 seed=seed,
             ),
         }
 
     labels = {
-        task.classes[at]: told(np.flatnonzero(regions.labels == at)) for at in np.unique(regions.labels)
+        task.classes[int(at)]: told(np.flatnonzero(regions.labels == at)) for at in np.unique(regions.labels)
     }
     return {
         "regions": regions.kind,
@@ -107,7 +107,7 @@ def _others(labels: npt.NDArray[np.int64], who: Sequence[str], seed: int) -> lis
     rng = np.random.default_rng(seed)
     chosen = []
     for k, label in enumerate(labels):
-        others = [int(j) for j in np.flatnonzero(labels == label) if who[j] != who[k]]
+        others = [int(j) for j in np.flatnonzero(labels == label) if who[int(j)] != who[k]]
         drawn = rng.permutation(len(others))[:OTHERS]
         chosen.append(sorted(others[int(d)] for d in drawn))
     return chosen

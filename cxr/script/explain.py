@@ -104,7 +104,9 @@ def explain_run(
     else:
         scored.unlink(missing_ok=True)
     multi_label = bool(record["protocol"]["multi_label"])
-    chosen = choose(frame, classes, n, multi_label=multi_label, seed=seed, first=known.any(axis=1))
+    chosen = choose(
+        frame, classes, n, multi_label=multi_label, seed=seed, first=np.asarray(known.any(axis=1))
+    )
     frame, known = frame.iloc[chosen], known[chosen]
     target, prob, _ = tables(frame, classes)
     shown = most_probable(frame, classes, known)

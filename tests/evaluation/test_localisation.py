@@ -31,9 +31,9 @@ class Bright(Classifier):
         super().__init__()
         self.image_size_px, self.channels, self.n_outputs, self.last_conv = SIDE, 1, 1, "conv"
         self.conv = nn.Conv2d(1, 1, 1)
-        with torch.no_grad():
-            self.conv.weight.fill_(sign)
-            self.conv.bias.fill_(1.0)
+        nn.init.constant_(self.conv.weight, sign)
+        assert self.conv.bias is not None
+        nn.init.constant_(self.conv.bias, 1.0)
 
     def forward(self, images: Tensor) -> Tensor:
         found: Tensor = self.conv(images).mean(dim=(2, 3))
@@ -150,9 +150,10 @@ def test_a_trained_network_points_at_opacities(chests: tuple[CachedImages, Any, 
     optimizer = torch.optim.Adam(one.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(6):
-        for rows in (100 + torch.randperm(200, generator=generator)).split(32):
-            batch = torch.from_numpy(np.asarray(cached.images[rows.numpy()]))[:, None]
-            loss = one.loss(one(batch), torch.from_numpy(labels[rows.numpy()])[:, None])
+        order = 100 + torch.randperm(200, generator=generator).numpy()
+        for rows in np.split(order, range(32, 200, 32)):
+            batch = torch.from_numpy(np.asarray(cached.images[rows]))[:, None]
+            loss = one.loss(one(batch), torch.from_numpy(labels[rows])[:, None])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

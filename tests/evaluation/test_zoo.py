@@ -26,7 +26,8 @@ SMALL: dict[str, dict[str, Any]] = {  # the same network with fewer or narrower 
     "salehinejad_dcnn": {"hidden": 32},
 }
 SIZES = {"inception_v3": 107}  # else 64 px: maps of 2 x 2 positions under 32-fold strides
-SLOW = {
+SLOW = {  # others of their kind are fast
+    "densenet201-talukdar",
     "inception_v3-talukdar",
     "resnet101-linear",
     "resnet50-covidgan_resnet50",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from scipy.ndimage import distance_transform_edt
 from scipy.stats import binomtest
@@ -13,7 +15,7 @@ from sklearn.metrics import jaccard_score
 from cxr.metric.localisation import BASELINES, SCORES, TOLERANCE, baselines, peak, scores, summarise, within
 
 
-def region(side: int, top: int, left: int, bottom: int, right: int) -> np.ndarray:
+def region(side: int, top: int, left: int, bottom: int, right: int) -> npt.NDArray[np.bool_]:
     mask = np.zeros((side, side), bool)
     mask[top:bottom, left:right] = True
     return mask
@@ -82,7 +84,9 @@ def test_where_a_map_points() -> None:
     assert scores(np.full((8, 8), 2.0), region(8, 0, 0, 8, 4))["pointing_tol3"] == 0.0
 
 
-def summary(hits: list[float], chance: float, patients: list[str | None], *, other: float = 0.2) -> dict:
+def summary(
+    hits: list[float], chance: float, patients: list[str | None], *, other: float = 0.2
+) -> dict[str, Any]:
     n = len(hits)
     found = dict.fromkeys(SCORES, hits)
     beside = {b: dict.fromkeys(SCORES, [other if b == "other_image" else chance] * n) for b in BASELINES}

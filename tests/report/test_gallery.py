@@ -61,6 +61,7 @@ def test_a_multi_label_report_has_both(tmp_path: Path, make: Callable[..., Path]
 def test_the_figure_has_every_label(tmp_path: Path, make: Callable[..., Path]) -> None:
     [arm] = group_runs([load_run(make(tmp_path, "a", model="m"))])
     [(file, figure, told)] = label_figures([arm], "M")
+    assert figure is not None
     drawn = figure_svg(figure)
     assert (file, "M, real images only" in told) == ("roc-m-real_only-all-labels", True)
     assert drawn.count(b"line2d") >= len(LABELS)
@@ -126,5 +127,5 @@ def test_localisation_is_told_with_its_baselines(
 @pytest.mark.parametrize("target", [[1, 0, 0, 0], [1, 1, 1, 0]])
 def test_one_image_makes_no_ranking(target: list[int]) -> None:
     prob = [0.9, 0.3, 0.2, 0.1]
-    assert auroc(target, prob) is auprc(target, prob) is roc_points(target, prob) is None
+    assert (auroc(target, prob), auprc(target, prob), roc_points(target, prob)) == (None, None, None)
     assert auroc([*target, *target], [*prob, *prob]) is not None
