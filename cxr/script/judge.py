@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from cxr.config import build
 from cxr.data.index import labels
 from cxr.data.synthetic import SyntheticSet, check_leak, load_synthetic, resized, set_folder, synthetic_labels
 from cxr.errors import UserError
+from cxr.evaluation.diversity import diversity_record
 from cxr.evaluation.score import shares_warning
 from cxr.evaluation.scores import score_records
 from cxr.extractor import Answer, Extractor, cached_answer, extract
@@ -27,6 +29,7 @@ from cxr.script.prepare import Prepared
 
 __all__ = ["judge"]
 
+DIVERSITY_PAIRS = 100  # as Odena et al. 2017; of images of one class
 AGAIN = "its answers on them are surer than on new ones"
 
 
@@ -88,6 +91,13 @@ def judge(
         "real": _counts(labels(index), prepared.classes),
         "synthetic": _counts(made_labels, prepared.classes),
     }
+    diversity = diversity_record(
+        (prepared.cached.images[rows], np.nan_to_num(labels(index)).argmax(axis=1)),
+        (_at_size(sets, prepared), made_labels.argmax(axis=1)),
+        n_pairs=DIVERSITY_PAIRS, seed=settings["seed"],
+    )  # fmt: skip
+    if diversity is not None and diversity["collapsed"]:
+        warnings = [*warnings, f"the GAN has collapsed: {diversity['collapsed']}"]
     leaked = set(check_leak(sets, index["content_hash"].tolist(), "allow"))
     n_leaked = int(index["content_hash"].isin(leaked).sum())
     key = {what: one for what, one in score_names(protocol, by.layer, settings).items() if what in found}
@@ -111,6 +121,7 @@ def judge(
         "counts": counts,
         "settings": asked,
         "metrics": {key[what]: {"score": what, **one} for what, one in found.items()},
+        "diversity": diversity,
         "leakage": f"the GAN saw {n_leaked} of the {len(rows)} real images" if leaked else None,
         "warnings": [*_warnings(by, sets, real, counts, against), *warnings],
         "provenance": manifest(
@@ -169,11 +180,16 @@ def _answers(
 ) -> tuple[Answer, Answer]:
     """Return what the extractor says of the real images (kept in `cache`) and of the synthetic ones."""
     images = prepared.cached.images
-    size_px = int(images.shape[1])
-    made = np.concatenate([resized(one, size_px).images for one in sets])
+    made = _at_size(sets, prepared)
     with _progress(len(rows) + len(made)) as advance:
         real = cached_answer(by, images[rows], folder=cache, batch=batch, device=device, advance=advance)
         return real, extract(by, made, batch=batch, device=device, advance=advance)
+
+
+def _at_size(sets: list[SyntheticSet], prepared: Prepared) -> npt.NDArray[np.uint8]:
+    """Return the images of the sets, one after the other, at the size of the real ones."""
+    size_px = int(prepared.cached.images.shape[1])
+    return np.concatenate([resized(one, size_px).images for one in sets])
 
 
 @contextmanager

@@ -124,6 +124,10 @@ def test_sets_scored_together(here: Path, capsys: pytest.CaptureFixture[str]) ->
     assert value == fid["value"]
     assert 0.0 <= fid["low"] <= fid["high"] and 0.0 <= fid["value"] <= 2.1
     assert (fid["n_real"], fid["n_synthetic"], fid["null"]["cuts"]) == (n_real, 32, 5)
+    diversity = found["diversity"]  # GANs of one epoch make one image each
+    assert diversity["near_duplicates"]["synthetic"]["value"] > 0.9
+    assert f"the GAN has collapsed: {diversity['collapsed']}" in found["warnings"]
+    assert diversity["msssim"]["name"].endswith("_scales3_window11")
     assert found["leakage"] is None  # the GANs' split is the classifier's: they saw no test image
 
     before = file.stat().st_mtime_ns
