@@ -40,8 +40,8 @@ density and coverage count the same to the fifth neighbour (Naeem et al. 2020). 
 are counted (95 % percentile bootstrap) and hold the other set fixed.
 
 A score is read beside that of real images to other real images at the same n: the mean over cuts of the real patients
-into halves, and as many synthetic images against the same halves. IS is marked legacy: it looks at no real image, and
-classes of ImageNet say little of radiographs.
+into halves, and of as many synthetic images against the same halves ("synthetic beside real"). IS is marked legacy: it
+looks at no real image, and classes of ImageNet say little of radiographs.
 """
 ORDER = ("kid", "fid", "fid_logits", "precision", "recall", "density", "coverage")
 LAYERS = {
@@ -171,10 +171,10 @@ def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
         title = title or f"{key.capitalize()}{of}, k = {settings[k[key]]}"
         found = metrics[names[key]]
         lines.append((title, _shown(found, f"{found['n_synthetic']:,} to {found['n_real']:,}")))
-        for part, told in (("null", "real to real"), ("same_n", "synthetic to real, at that n")):
-            if (half := found[part]) is not None:
-                n = f"{half['n_second']:,.0f} to {half['n_first']:,.0f}"
-                lines.append((f"{title}: {told}", f"{_number(half['value'])} (n = {n})"))
+        if (null := found["null"]) is not None:
+            made, real = _numbers_alike(found["same_n"]["value"], null["value"])
+            n = f"{null['n_second']:,.0f} to {null['n_first']:,.0f}"
+            lines.append((f"{title}: beside real to real", f"{made} beside {real} (n = {n})"))
     if "is" in names:
         cut = "" if settings["splits"] == 1 else f", {settings['splits']} splits"
         found = metrics[names["is"]]
@@ -186,15 +186,17 @@ def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _shown(one: Mapping[str, Any], n: str) -> str:
-    bounds = "" if one["low"] is None else f" [{_number(one['low'])}, {_number(one['high'])}]"
-    return f"{_number(one['value'])}{bounds} (n = {n})"
+    if one["low"] is None:
+        return f"{_numbers_alike(one['value'])[0]} (n = {n})"
+    value, low, high = _numbers_alike(one["value"], one["low"], one["high"])
+    return f"{value} [{low}, {high}] (n = {n})"
 
 
-def _number(value: float) -> str:
-    """Three decimals, or three digits where that would be all noughts (KID of pixels) or all noise (FID of 2,048)."""
-    if abs(value) >= 100:
-        return f"{value:.1f}"
-    return f"{value:.3f}" if abs(value) >= 0.05 or abs(value) < 5e-7 else f"{value:.5f}"
+def _numbers_alike(*values: float) -> list[str]:
+    """Write numbers with as many decimals as the largest needs: FID goes into the hundreds, KID of pixels is tiny."""
+    largest = max(abs(value) for value in values)
+    decimals = 1 if largest >= 100 else 3 if largest >= 0.1 or largest == 0 else 4 if largest >= 0.005 else 6
+    return [f"{value:.{decimals}f}" for value in values]
 
 
 def _images(one: Mapping[str, Any]) -> str:

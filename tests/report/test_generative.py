@@ -115,10 +115,12 @@ def test_a_column_holds_one_protocol(tmp_path: Path) -> None:
     value = one["metrics"]["is_softmax[acrnet@abababab,test]"]["real"]["value"]
     assert rows["a", "IS (legacy) of the real images"][0].startswith(f"{value:.3f} [")
     assert rows["b", "IS (legacy) of the real images"][1] == "—"
-    assert len(body) == 2 * (3 * 7 + 2)
+    assert len(body) == 2 * (2 * 7 + 2)
     assert body[0][1] == "KID on probabilities"
     assert "(n = 30 to 40)" in rows["a", "FID on logits"][0]
-    assert "(n = 20 to 20)" in rows["a", "FID on logits: real to real"][1]
+    beside = rows["a", "FID on logits: beside real to real"][1]
+    fid = other["metrics"][other["names"]["fid_logits"]]
+    assert beside == f"{fid['same_n']['value']:.3f} beside {fid['null']['value']:.3f} (n = 20 to 20)"
 
 
 def test_scores_of_other_extractors_stand_in_columns_of_their_own_and_not_beside_the_paper(
@@ -131,7 +133,7 @@ def test_scores_of_other_extractors_stand_in_columns_of_their_own_and_not_beside
     rows = {(line[0], line[1]): line[2:] for line in body}
     assert rows["a", "KID"][0] == "—" and "(n = 30 to 40)" in rows["a", "KID"][1]
     assert rows["a", "KID on probabilities"][1] == "—"
-    assert rows["a", "Recall, k = 3: real to real"][1].endswith("(n = 20 to 20)")
+    assert rows["a", "Recall, k = 3: beside real to real"][1].endswith("(n = 20 to 20)")
     paper = load_published("acrnet")
     assert beside_published([pixels], paper, "acrnet") == {}
     assert (
