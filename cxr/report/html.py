@@ -167,9 +167,11 @@ def grid_table(head: Sequence[str], body: Sequence[Sequence[str]], *, numbers: S
 
 
 def _value(text: str) -> str:
-    """Return a number with its interval, "0.91 [0.88, 0.93]", as one above the other; other text as it is."""
-    value, _, interval = text.partition(" [")
-    return stack(value, interval.removesuffix("]").replace(", ", "–")) if interval else escape(text)
+    """Return a number with its interval, "0.91 [0.88, 0.93] (n = 40)", as one above the other; other text as it is."""
+    if (found := re.fullmatch(r"(.+?) \[(\S+), (\S+)\](.*)", text)) is None:
+        return escape(text)
+    value, low, high, rest = found.groups()
+    return stack(value, f"{low}{' to ' if low[0] in '-−' else '–'}{high}{rest}")
 
 
 def cell(label: str, content: str, *, number: bool, css: str = "", value: float | None = None) -> str:
