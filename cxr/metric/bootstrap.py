@@ -33,8 +33,15 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from cxr.metric.classification import metric_names, weighted_scores
-from cxr.metric.interval import INTERVAL, Estimate, Part, difference_interval, score_interval
+from cxr.metric.classification import ECE, metric_names, weighted_scores
+from cxr.metric.interval import (
+    INTERVAL,
+    Estimate,
+    Part,
+    biased_interval,
+    difference_interval,
+    score_interval,
+)
 from cxr.metric.resample import Resamples, draw_patients, patients_bearing
 
 __all__ = [
@@ -103,8 +110,9 @@ def estimate_folds(
     for name in arm.names:
         value, drawn, units, strata = arm.summary(name)
         seeds = arm.seed_part(name)
-        low, high = score_interval(value, drawn, units, strata) if strata else (None, None)
-        both = score_interval(value, drawn, units, strata, seeds) if strata and seeds else (None, None)
+        limits = biased_interval if name.startswith(ECE) else score_interval
+        low, high = limits(value, drawn, units, strata) if strata else (None, None)
+        both = limits(value, drawn, units, strata, seeds) if strata and seeds else (None, None)
         found[name] = _estimate(
             arm, name, value, drawn, arm.value[name].tolist(), (low, high, None), (*both, None)
         )

@@ -11,7 +11,9 @@ of its name, `ece15`. What is called confidence:
 A bin holds its upper border, (0, 1/15], (1/15, 2/15] …; a probability of 0 lies in the first.
 
 ECE is biased upwards, the more the fewer images (|x| of noise is not 0): a perfect model has a positive ECE, and a
-resample more. Compare it at equal n only.
+resample more. Compare it at equal n only. Its interval takes an estimate of that bias off (`cxr.metric.interval`), which is too
+small near 0: the interval of a perfectly calibrated model excludes 0 in about a third of test sets, so that an ECE of
+a few per cent is no evidence against a model.
 
 By hand because torchmetrics scores one set of images at a time, not 2,000 weighted resamples; it is the oracle.
 """

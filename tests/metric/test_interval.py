@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import t, ttest_1samp
 
 from benchmarks.coverage import Scenario, coverage
-from cxr.metric.interval import difference_interval, score_interval
+from cxr.metric.interval import biased_interval, difference_interval, score_interval
 
 
 def _with_variance(variance: float, n: int = 1000) -> np.ndarray:
@@ -50,6 +50,14 @@ def test_at_the_limits_the_exact_bound_for_so_many_patients() -> None:
         0.0,
         1.0,
     )  # draws without a prediction
+
+
+def test_a_biased_error_by_hand() -> None:
+    """Value .10, draws around .12: the bias of .02 comes off, .08 ± t(9) × .0316; cut at 0."""
+    low, high = biased_interval(0.1, 0.12 + _with_variance(0.0009), 10)
+    assert (low, high) == pytest.approx((0.08 - 2.2621572 * np.sqrt(0.001), 0.08 + 2.2621572 * np.sqrt(0.001)))
+    assert biased_interval(0.03, 0.045 + _with_variance(0.0009), 10)[0] == 0.0
+    assert biased_interval(0.03, 0.045 + _with_variance(0.0009), 1) == (None, None)
 
 
 def test_too_few_patients_give_no_interval() -> None:
