@@ -17,6 +17,7 @@ from cxr.callback.atomic_checkpoint import AtomicCheckpointIO, load_checkpoint
 from cxr.callback.checkpoints import CheckpointFiles
 from cxr.callback.csv_log import CSVLog
 from cxr.callback.step_seed import StepSeed
+from cxr.errors import UserError
 
 SCORES = {0: None, 1: 5.0, 2: None, 3: 3.0, 4: None, 5: 4.0}
 
@@ -82,8 +83,9 @@ def fit(
     scores: dict[int, float | None] | None = None,
     val_every: int = 2,
     resume: bool = False,
+    monitor: str = "score",
 ) -> CheckpointFiles:
-    files = CheckpointFiles(monitor="score", mode=mode, every_n_epochs=1, every_n_minutes=minutes)  # type: ignore[arg-type]
+    files = CheckpointFiles(monitor=monitor, mode=mode, every_n_epochs=1, every_n_minutes=minutes)  # type: ignore[arg-type]
     x = torch.linspace(-1, 1, 48).view(12, 4)
     lightning.Trainer(
         accelerator="cpu",
@@ -130,6 +132,17 @@ def test_a_stale_score_names_no_best(tmp_path: Path) -> None:
 
     fit(tmp_path, io=Note())
     assert saved == [1, 3]
+
+
+def test_the_monitor_may_be_a_pattern_of_one_score(tmp_path: Path) -> None:
+    assert fit(tmp_path / "a", monitor="sc*e").best_score == 3.0
+    with pytest.raises(
+        UserError, match=r"loss\* is loss.* and .*expected one score; set 'callback.checkpoints"
+    ):
+        fit(tmp_path / "b", monitor="loss*", epochs=1)
+    assert (
+        fit(tmp_path / "c", monitor="s[c]ore", epochs=2).best_score is None
+    )  # brackets hold protocols, not choices
 
 
 def test_nan_is_no_best(tmp_path: Path) -> None:
