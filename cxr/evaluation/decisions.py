@@ -53,12 +53,12 @@ class Decisions:
     @property
     def undecided(self) -> npt.NDArray[np.bool_]:
         """Images (N,) that nobody decided."""
-        return (self.keeps == 0) & (self.rejects == 0)
+        return np.asarray((self.keeps == 0) & (self.rejects == 0))
 
     @property
     def disputed(self) -> npt.NDArray[np.bool_]:
         """Images (N,) that one kept and another rejected."""
-        return (self.keeps > 0) & (self.rejects > 0)
+        return np.asarray((self.keeps > 0) & (self.rejects > 0))
 
 
 def curate_by_review(source: SyntheticSet, path: Path, chosen: Review) -> SyntheticSet:
