@@ -11,6 +11,7 @@
 SHELL := /bin/sh
 PYTHON ?=
 SCALE ?= full
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3.10 python3)
 # One stamp for each interpreter asked for by name, so that PYTHON= is never silently ignored.
 STAMP := .venv/.installed$(if $(PYTHON),-$(subst /,_,$(PYTHON)))
@@ -24,10 +25,10 @@ paper: $(STAMP)
 	  $(if $(TRAIN),'train="$(TRAIN)"') $(ARGS)
 
 test: $(STAMP)
-	@.venv/bin/python -m pytest -m "not slow" $(ARGS)
+	@.venv/bin/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
 test-all: $(STAMP)
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest $(PARALLEL) $(ARGS)
 
 lint: $(STAMP)
 	@.venv/bin/ruff check .
