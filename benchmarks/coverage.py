@@ -1,6 +1,6 @@
 """Measure how often 95 % intervals hold the truth, on simulated test sets whose truth is known.
 
-    python -m benchmarks.coverage > docs/results/coverage.md      (a quarter of an hour on one core)
+    python -m benchmarks.coverage        (the first table of docs/results/coverage.md; a quarter of an hour on one core)
 
 A simulated patient is diseased or not and has images; an image's score is signal + what the patient's images share +
 its own noise, so that the intraclass correlation of the noise is `icc`. With equal variances the true AUROC is

@@ -27,7 +27,6 @@ their number is `n_folds`. Resamples that do not define it in one of those are l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -42,7 +41,7 @@ from cxr.metric.interval import (
     difference_interval,
     score_interval,
 )
-from cxr.metric.resample import Resamples, draw_patients, patients_bearing
+from cxr.metric.resample import Answers, Resamples, draw_patients, patients_bearing
 
 __all__ = [
     "INTERVAL",
@@ -58,21 +57,6 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 Limits = tuple[float | None, float | None, float | None]  # low, high and, of a difference, p
-
-
-@dataclass(frozen=True)
-class Answers:
-    """A test set (all of it, or a fold) and what the model of each seed answers on it.
-
-    Attributes:
-        target: (N, C) of 0, 1 (NaN where unknown, multi-label only).
-        probs: one (N, C) table of probabilities per seed, rows in the order of `target`.
-        resamples: of its patients.
-    """
-
-    target: npt.ArrayLike
-    probs: Sequence[npt.ArrayLike]
-    resamples: Resamples
 
 
 def estimate(

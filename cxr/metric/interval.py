@@ -1,9 +1,9 @@
 """From bootstrap draws to 95 % intervals and p-values: Student's t with the bootstrap's standard error.
 
-Why not percentiles of the draws: they are simple, and hold where a score is far from its limits. An AUROC of .97 to
-.99 on 100 to 300 patients, which is what papers of this field report, they cover in 84 to 93 % instead of 95 %.
-BCa intervals (Efron 1987) mend that and then fail for differences of AUROC (84 to 92 %). What held in the
-simulation (docs/results/coverage.md):
+Why not percentiles of the draws: they hold where a score is far from its limits, but of an AUROC of .97 to .99 on 100
+to 150 patients, which is what papers of this field report, only 86 to 91 % hold the truth instead of 95 %. BCa intervals
+(Efron 1987) mend most of that and fail for differences of AUROC (85 to 91 %). What held best in the simulation
+(docs/results/coverage.md):
 
 - a score in [0, 1]: value ± t × SE on the logit scale, SE by the delta method (for AUROC: Kottas et al. 2014;
   for proportions: Agresti 2013, 1.4). It cannot leave [0, 1] and is longer towards the middle.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Resamples", "draw_patients", "patients_bearing"]
+__all__ = ["Answers", "Resamples", "draw_patients", "patients_bearing"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -26,6 +26,21 @@ class Resamples:
     def n_patients(self) -> int:
         """How many patients the test images come from."""
         return int(self.weights.shape[1])
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A test set (all of it, or a fold) and what the model of each seed answers on it.
+
+    Attributes:
+        target: (N, C) of 0, 1 (NaN where unknown, multi-label only).
+        probs: one (N, C) table of probabilities per seed, rows in the order of `target`.
+        resamples: of its patients.
+    """
+
+    target: npt.ArrayLike
+    probs: Sequence[npt.ArrayLike]
+    resamples: Resamples
 
 
 def draw_patients(
