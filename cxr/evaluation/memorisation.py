@@ -26,6 +26,7 @@ NEIGHBOURS = 16  # the nearest and the 15 it is held against
 FEWEST_DIMENSIONS = 16  # with fewer, thousands of images lie too densely for a copy to stand out
 FEWEST_TRAINING = 3
 LISTED = 50  # flagged images named in the record; their number is always whole
+NOTICED = 0.1  # "no sign" is said where so large a share of copies would have been noticed
 SHOWN = 8  # closest pairs of each kind that the gallery gets
 
 Verdict = Literal["memorised", "no sign", "undecided"]
@@ -127,7 +128,8 @@ def memorisation(
     flagged = np.logical_or.reduce([*(one[2] for one in found.values()), exact])
     result = {
         "verdict": verdict_of([one["copies"] for one in spaces.values()], int(exact.sum())),
-        "verdict_rule": f"memorised: an identical image, or p < {VERDICT_P:g} in a space; undecided: too few images for it",
+        "verdict_rule": f"memorised: an identical image, or p < {VERDICT_P:g} in a space; "
+        f"undecided: {100 * NOTICED:g} % copies would have gone unnoticed",
         "n_synthetic": len(synthetic.ids),
         "n_training": len(training.ids),
         "n_held_out": len(null.ids),
@@ -146,10 +148,11 @@ def memorisation(
 
 
 def verdict_of(records: Sequence[dict[str, Any]], n_identical: int) -> Verdict:
-    """Return the verdict of the `copies` of all spaces."""
+    """Return the verdict of the `copies` of all spaces; no sign only where one copy in ten would have been one."""
     if n_identical or any(one["p_value"] < VERDICT_P for one in records):
         return "memorised"
-    return "undecided" if all(one["needed"] is None for one in records) else "no sign"
+    noticed = [one["needed"] is not None and one["needed"] <= NOTICED * one["n"] for one in records]
+    return "no sign" if any(noticed) else "undecided"
 
 
 def yardstick(held_out: Collection, training: Collection, seed: int) -> tuple[Rows, dict[str, int]]:

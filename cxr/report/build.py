@@ -17,6 +17,7 @@ from cxr.report.gallery import gallery
 from cxr.report.generative import beside_published, scores_of, scores_section
 from cxr.report.html_result import result_table
 from cxr.report.model_section import model_sections
+from cxr.report.nearest import nearest_section
 from cxr.report.provenance import counts_grid, run_entry, runs_grid
 from cxr.report.published import PublishedPaper, load_published, published_papers
 from cxr.report.runs import Arm, group_runs, load_run
@@ -113,6 +114,8 @@ def build_report(
         sections.append(("GAN images", "".join(synthetic_entry(one, out) for one in sets)))
     if scored := scores_section(scores, out):
         sections.append(("Scores of synthetic images", scored))
+    if copied := nearest_section(synthetic):
+        sections.append(("Copies of training images", copied))
     sections.append(("How it was measured", _method(published)))
     sections.append(("Provenance", "".join(run_entry(one) for one in sorted(loaded, key=lambda r: r.name))))
     byline = (

@@ -24,6 +24,7 @@ from cxr.extractor.run import RunExtractor
 from cxr.files import file_sha256, read_json, write_json
 from cxr.metric.score_record import FOLDER, SCHEMA, check_score, file_name, protocol_name, score_names
 from cxr.run import config_hash, finished_run, identity, manifest, model_key
+from cxr.script.memorise import memorise, record_file
 from cxr.script.predict import Rows, prepare_as_trained
 from cxr.script.prepare import Prepared
 
@@ -47,6 +48,7 @@ def judge(
     batch_size: int,
     accelerator: Literal["auto", "cpu", "gpu"],
     data_root: Path | None,
+    memorisation: bool,
 ) -> tuple[Path, dict[str, Any]]:
     """Return the path and the content of the score of synthetic sets, computing it unless the same is there.
 
@@ -54,6 +56,7 @@ def judge(
         run_dir: a finished run, whose images and split are the real ones.
         extractor: a node of conf/extractor.
         settings: splits, n_resamples, n_halves, seed, n_subsets, k_precision, k_density.
+        memorisation: also look for copies of training images, see `cxr.script.memorise`.
 
     Raises:
         UserError: a set or a run that is not there, an extractor without weights, other classes, no real images.
@@ -75,8 +78,9 @@ def judge(
     protocol = protocol_name(by.name, against, real_classes, None if own else real)
     folder = synthetic_dir / name if name is not None else sets[0].path
     target = folder / FOLDER / file_name(protocol, by.layer, settings, names)
-    asked = {**settings, "real_classes": real_classes}
-    if (done := _done(target, sets, asked, by)) is not None:
+    asked = {**settings, "real_classes": real_classes, "memorisation": memorisation}
+    done = _done(target, sets, asked, by)
+    if done is not None and (not memorisation or record_file(target).is_file()):
         return target, done
     prepared, _ = prepare_as_trained(run_dir, config)
     made_labels = synthetic_labels(sets, prepared.classes)  # refuses unknown classes
@@ -135,6 +139,33 @@ def judge(
             wall_s=None,
         ),
     }  # fmt: skip
+    if memorisation:
+        yardstick = np.flatnonzero(np.isin(rows, _real_rows(prepared, against, shown)))
+        facts = (
+            "protocol",
+            "paper",
+            "extractor",
+            "real",
+            "against",
+            "split_fingerprint",
+            "sets",
+            "provenance",
+        )
+        record["memorisation"] = memorise(
+            by,
+            prepared,
+            rows[yardstick],
+            sets,
+            (_at_size(sets, prepared), answers[1]),
+            Answer(answers[0].features[yardstick], None),
+            {key: record[key] for key in facts},
+            record_file(target),
+            cache=features,
+            batch=batch_size,
+            device=device,
+            n_resamples=settings["n_resamples"],
+            seed=settings["seed"],
+        )
     write_json(target, check_score(record, target))
     return target, record
 

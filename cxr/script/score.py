@@ -32,6 +32,7 @@ def score(
     n_resamples: int,
     n_halves: int,
     seed: int,
+    memorisation: bool,
     batch_size: int,
     accelerator: Literal["auto", "cpu", "gpu"],
     data_root: Path | None,
@@ -47,6 +48,10 @@ def job(config: DictConfig) -> float:
     for key in (*SETTINGS[:-1], "batch_size"):
         if values[key] < 1:
             raise UserError(f"{key}: got {values[key]}, expected at least 1; set {key}=…")
+    if values["memorisation"] and values["against"] == "train":
+        raise UserError(
+            "memorisation=true: against=train, expected real images that the GAN has not seen; set against=test or val"
+        )
     runs_dir = Path(values["runs_dir"])
     run = _one_run(runs_dir, values["run"], "run")
     extractor = dict(values["extractor"])
@@ -65,7 +70,15 @@ def job(config: DictConfig) -> float:
         data_root=Path(values["data_root"]) if values["data_root"] else None,
         **{
             k: values[k]
-            for k in ("name", "checkpoint", "against", "real_classes", "batch_size", "accelerator")
+            for k in (
+                "name",
+                "checkpoint",
+                "against",
+                "real_classes",
+                "memorisation",
+                "batch_size",
+                "accelerator",
+            )
         },
     )
     for line in _lines(record):
@@ -105,7 +118,9 @@ def _lines(record: dict[str, Any]) -> list[str]:
         lines.append(f"{names['is']} (legacy): {told}")
     if record["leakage"]:
         lines.append(f"warning: leak: {record['leakage']}")
-    return lines + [f"warning: {warning}" for warning in record["warnings"]]
+    copied = record.get("memorisation") or {"warnings": []}
+    lines += [copied["told"]] if "told" in copied else []
+    return lines + [f"warning: {warning}" for warning in (*record["warnings"], *copied["warnings"])]
 
 
 def _shown(one: dict[str, Any]) -> str:
