@@ -39,9 +39,9 @@ LATEX = {
 
 
 def interval(metric: str, score: Estimate) -> str:
-    """Return "[low, high]" in the units of the score, "" where there is none."""
+    """Return "[low, high]" in the units of the score; "no interval" where a score that has one has none here."""
     if score.low is None or score.high is None:
-        return ""
+        return "" if score.value is None or metric in (*TRAINING, "wall_s") else "no interval"
     return f"[{show(metric, score.low)}, {show(metric, score.high)}]"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cxr.report.difference import Difference, verdict
 from cxr.report.export import csv_safe
-from cxr.report.mark import NO_PATIENTS, tags
+from cxr.report.mark import NO_PATIENTS, Mark, tags
 from cxr.report.spec import arm_name
 from cxr.report.table import metric_title, percent_points
 
@@ -55,7 +55,15 @@ def differences_grid(
         "The interval": True,
     }
     shown = [i for i, wanted in enumerate(columns.values()) if wanted]
-    return [list(columns)[i] for i in shown], [[line[i] for i in shown] for line in map(_line, differences)]
+    lines = [_line(d, common_marks(differences)) for d in differences]
+    return [list(columns)[i] for i in shown], [[line[i] for i in shown] for line in lines]
+
+
+def common_marks(differences: Sequence[Difference]) -> list[Mark]:
+    """Return the marks that all rows of a table of several share: they are said once, below it."""
+    if len(differences) < 2:
+        return []
+    return [mark for mark in differences[0].marks if all(mark in d.marks for d in differences)]
 
 
 def differences_csv(differences: Sequence[Difference]) -> str:
@@ -88,18 +96,20 @@ def told_of_tests(differences: Sequence[Difference]) -> list[str]:
             told = "; ".join(part for part in d.test.told.split("; ") if not part.startswith("exact p"))
             made.setdefault(d.test.name, {})[told] = None
     notes = [P_TOLD]
+    if common := common_marks(differences):
+        notes.append(f"All rows: {tags(common)}.")
     for name, how in made.items():
         told = " / ".join(filter(None, how))
         notes.append(f"{TESTS.get(name.split(',')[0], name)} ({name}{'; ' if told else ''}{told}).")
     return notes
 
 
-def _line(d: Difference) -> list[str]:
+def _line(d: Difference, common: Sequence[Mark]) -> list[str]:
     def shown(value: float | None) -> str:
         return percent_points(d.metric, value)
 
     unknown = NO_PATIENTS in {mark.tag for mark in d.marks}
-    o = d.ours
+    o, own = d.ours, [mark for mark in d.marks if mark not in common]
     return [
         d.model_name,
         f"{arm_name(d.arm)} − {arm_name(d.reference)}",
@@ -113,5 +123,5 @@ def _line(d: Difference) -> list[str]:
         "—" if d.test is None or d.test.p is None else p_text(d.test.p),
         f"{o.n:,} ({'unknown' if unknown else f'{o.n_patients:,}'})",
         " / ".join(str(n) for n in d.n_seeds),
-        " · ".join([verdict(d), *([tags(d.marks)] if d.marks else [])]),
+        " · ".join([verdict(d), *([tags(own)] if own else [])]),
     ]

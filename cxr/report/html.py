@@ -103,7 +103,7 @@ def note(text: str) -> str:
 
 
 def picture(data: bytes, kind: str, caption: str, *, pixels: bool = False) -> str:
-    """Return a figure with its image inside; `kind` is "svg+xml" or "png", `pixels` fits it to the column.
+    """Return a figure with its image inside; `kind` is "svg+xml", "png" or "jpeg", `pixels` fits it to the column.
 
     A drawing keeps its own width (matplotlib writes it in points) and its caption keeps to that. On a phone one
     that would be too small to read can be moved sideways.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cxr.report.difference import Difference
+from cxr.report.export import interval
 from cxr.report.mark import cautions
 from cxr.report.provenance import protocol_lines
 from cxr.report.published import PublishedPaper
 from cxr.report.runs import Arm
 from cxr.report.spec import arm_name, arm_rank
-from cxr.report.table import TRAINING, Row, Table
+from cxr.report.table import OF_IMAGES, TRAINING, Row, Table
 
 __all__ = ["care", "difference_notes", "facts", "file_notes", "ours", "table_notes"]
 
@@ -49,6 +50,9 @@ def table_notes(table: Table, published: PublishedPaper | None) -> list[str]:
         notes.append(f"† Printed by the paper, measured under another protocol: {published.protocol}.")
     if any(c.metric in TRAINING and c.ours is not None for row in table.rows for c in row.cells):
         notes.append("Training accuracy and loss: last epoch, on training images, no interval.")
+    cells = [c for row in table.rows for c in row.cells if c.metric not in OF_IMAGES and c.ours is not None]
+    if any(interval(c.metric, c.ours) == "no interval" for c in cells if c.ours is not None):
+        notes.append("No interval: fewer than two patients, of a class say, decide the score.")
     return notes + cautions(
         [(r.model_name, arm_name(r.arm), r.class_name, r.own_marks) for r in table.rows if _is_ours(r)]
     )

@@ -170,7 +170,7 @@ def test_cells_that_come_from_no_classifier(make_run: Callable[..., Path], tmp_p
     )  # fmt: skip
     assert table is not None
     (line,) = to_grid(table)[1]
-    assert "77.6" in line and "70.100" in line and line[-3:] == ["2,000 images", "1", "tiny"]
+    assert "77.6" in line and "70.100 no interval" in line and line[-3:] == ["2,000 images", "1", "tiny"]
     assert "70.1" in to_csv(table) and "not run" not in result_table(table)
 
 
