@@ -64,4 +64,5 @@ def gaussian_samples(training: Pixels, n: int, components: int, rng: np.random.G
     k = min(components, len(scale))
     z = rng.standard_normal((n, k)) * scale[:k] / np.sqrt(len(flat) - 1)
     drawn = np.clip(np.rint(mean + z @ axes[:k]), 0, 255)
-    return drawn.astype(np.uint8).reshape(n, *training.shape[1:])
+    pixels: Pixels = drawn.astype(np.uint8).reshape(n, *training.shape[1:])
+    return pixels

@@ -140,16 +140,17 @@ def _candidates(queries: Floats, references: Floats, itself: Ints | None) -> Int
 
 def _halved(images: Floats) -> Floats:
     n = SIZE_PX // 2
-    return images.reshape(len(images), n, 2, n, 2).mean(axis=(2, 4))
+    small: Floats = images.reshape(len(images), n, 2, n, 2).mean(axis=(2, 4))
+    return small
 
 
 def _unit(images: Floats) -> Floats:
     """Return (N, pixels): mean 0, length 1."""
     flat = images.reshape(len(images), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)
-    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+    unit: Floats = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+    return unit
 
 
 def _blurred(image: Floats, sigma: float) -> Floats:
-    blurred: Floats = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
-    return blurred
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101), np.float32)

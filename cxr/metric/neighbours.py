@@ -68,4 +68,5 @@ def relative_distance(neighbours: Neighbours) -> Floats:
     if neighbours.distance.shape[1] < 2:
         return np.ones(len(neighbours.distance))
     others = neighbours.distance[:, 1:].mean(axis=1)
-    return np.divide(neighbours.nearest, others, out=np.zeros_like(others), where=others > 0)
+    relative: Floats = np.divide(neighbours.nearest, others, out=np.zeros_like(others), where=others > 0)
+    return relative
