@@ -21,7 +21,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from cxr.config import check_config, conf_dir, plain
-from cxr.evaluation.memorisation import NEIGHBOURS, Collection, verdict_of, yardstick
+from cxr.evaluation.collection import Collection, yardstick
+from cxr.evaluation.memorisation import NEIGHBOURS, verdict_of
 from cxr.evaluation.planted import KINDS, gaussian_samples, plant
 from cxr.extractor import extract
 from cxr.extractor.pixel import PixelExtractor

@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr.errors import UserError
+from cxr.evaluation.collection import Collection, first_of_each, yardstick
 from cxr.metric.alignment import PROTOCOL, aligned_neighbours, normalised
 from cxr.metric.memorisation import VERDICT_P, authenticity, copies, median_ratio, p_values, share
 from cxr.metric.neighbours import Floats, Neighbours, feature_neighbours, relative_distance
 
-__all__ = ["FEWEST_DIMENSIONS", "NEIGHBOURS", "Collection", "Pair", "memorisation", "verdict_of", "yardstick"]
+__all__ = ["FEWEST_DIMENSIONS", "NEIGHBOURS", "Pair", "memorisation", "verdict_of"]
 
 NEIGHBOURS = 16  # the nearest and the 15 it is held against
 FEWEST_DIMENSIONS = 16  # with fewer, thousands of images lie too densely for a copy to stand out
@@ -30,29 +31,6 @@ NOTICED = 0.1  # "no sign" is said where so large a share of copies would have b
 SHOWN = 8  # closest pairs of each kind that the gallery gets
 
 Verdict = Literal["memorised", "no sign", "undecided"]
-Rows = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Collection:
-    """N images: pixels (N, S, S) uint8, features (N, d) or None, one id each; what only real ones have is None.
-
-    Attributes:
-        hashes: of the content of each file, as in an index and in a manifest's `trained_on`.
-        patients: None where a patient is unknown, which counts as one of its own.
-    """
-
-    images: npt.NDArray[np.uint8]
-    features: npt.NDArray[np.floating] | None
-    ids: Sequence[str]
-    hashes: Sequence[str]
-    patients: Sequence[str | None]
-
-    def take(self, rows: Rows) -> Collection:
-        """Return some of them."""
-        names, hashes, patients = ([v[i] for i in rows] for v in (self.ids, self.hashes, self.patients))
-        features = None if self.features is None else self.features[rows]
-        return Collection(self.images[rows], features, names, hashes, patients)
 
 
 @dataclass(frozen=True)
@@ -88,7 +66,7 @@ def memorisation(
     Raises:
         UserError: fewer than 3 training images or no held-out image of another patient.
     """
-    training = training.take(_first_of_each(training.hashes))
+    training = training.take(first_of_each(training.hashes))
     null_rows, left_out = yardstick(held_out, training, seed)
     if len(training.ids) < FEWEST_TRAINING or len(null_rows) == 0:
         raise UserError(
@@ -153,26 +131,6 @@ def verdict_of(records: Sequence[dict[str, Any]], n_identical: int) -> Verdict:
         return "memorised"
     noticed = [one["needed"] is not None and one["needed"] <= NOTICED * one["n"] for one in records]
     return "no sign" if any(noticed) else "undecided"
-
-
-def yardstick(held_out: Collection, training: Collection, seed: int) -> tuple[Rows, dict[str, int]]:
-    """Return one row for each patient that the GAN has not seen, and how many images were left out and why."""
-    seen, patients = set(training.hashes), {p for p in training.patients if p}
-    kept: list[int] = []
-    taken: set[str] = set()
-    left_out = {"trained the GAN": 0, "patient trained the GAN": 0, "further images of a patient": 0}
-    for i in np.random.default_rng(seed).permutation(len(held_out.ids)).tolist():
-        patient = held_out.patients[i]
-        if held_out.hashes[i] in seen:
-            left_out["trained the GAN"] += 1
-        elif patient and patient in patients:
-            left_out["patient trained the GAN"] += 1
-        elif patient and patient in taken:
-            left_out["further images of a patient"] += 1
-        else:
-            kept.append(i)
-            taken |= {patient} if patient else set()
-    return np.sort(np.array(kept, np.int64)), left_out
 
 
 def _search(
@@ -249,10 +207,6 @@ def _closest(
         )
         for i in np.argsort(first, kind="stable")[:SHOWN].tolist()
     ]  # fmt: skip
-
-
-def _first_of_each(hashes: Sequence[str]) -> Rows:
-    return np.sort(np.unique(np.asarray(hashes, dtype=str), return_index=True)[1]).astype(np.int64)
 
 
 def _identical(images: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 
 from cxr.data.synthetic import SyntheticSet
-from cxr.evaluation.memorisation import Collection, memorisation
+from cxr.evaluation.collection import Collection
+from cxr.evaluation.memorisation import memorisation
 from cxr.evaluation.nearest import draw_pairs
 from cxr.extractor import Answer, Extractor, cached_answer
 from cxr.files import write_json

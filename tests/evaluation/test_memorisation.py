@@ -15,7 +15,8 @@ import pytest
 from cxr.data.decode import fit, read_gray, to_uint8
 from cxr.data.phantom import Phantom
 from cxr.errors import UserError
-from cxr.evaluation.memorisation import Collection, Pair, memorisation, yardstick
+from cxr.evaluation.collection import Collection, yardstick
+from cxr.evaluation.memorisation import Pair, memorisation
 from cxr.evaluation.nearest import draw_pairs, residual
 from cxr.evaluation.planted import KINDS, gaussian_samples, plant
 from cxr.metric.memorisation import VERDICT_P
@@ -131,4 +132,4 @@ def test_the_gallery_shows_what_is_left(chests: Pixels, tmp_path: Path) -> None:
     ]
     draw_pairs(pairs, tmp_path / "x" / "nearest.png", "training")
     drawn = cv2.imread(str(tmp_path / "x" / "nearest.png"))
-    assert drawn.shape[1] == 1020 and drawn.std() > 10
+    assert drawn is not None and drawn.shape[1] == 1020 and drawn.std() > 10
