@@ -232,7 +232,8 @@ def _to_csv(scores: Sequence[Mapping[str, Any]]) -> str:
             "warnings": "; ".join(one["warnings"]),
         }
         for name, found in one["metrics"].items():
-            for images, values in found.items() if "real" in found else [("synthetic to real", found)]:
+            alone = [(images, found[images]) for images in ("real", "synthetic") if images in found]  # IS
+            for images, values in alone or [("synthetic to real", found)]:
                 row = {**shared, "score": name, "images": images, **_numbers(images, values)}
                 writer.writerow({key: row[key] for key in CSV_COLUMNS if key in row})
     return buffer.getvalue()

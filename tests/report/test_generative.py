@@ -59,7 +59,7 @@ def make_score(root: Path, names: list[str], *, sha256: str = "ab" * 32, **chang
         "split_fingerprint": "f" * 16, "classes": CLASSES[:2], "counts": {},
         "sets": [{"name": n, "images_sha256": n, "n": 30, "classes": ["Cardiomegaly"]} for n in names],
         "settings": {**settings, "real_classes": "same"},
-        "metrics": {key[what]: one for what, one in found.items()},
+        "metrics": {key[what]: {"score": what, **one} for what, one in found.items()},
         "leakage": changes.get("leakage"), "warnings": changes.get("warnings", []),
     }  # fmt: skip
     write_json(root / names[0] / "scores" / file_name(protocol, layer, settings, names), record)
