@@ -17,21 +17,20 @@ from cxr.data.index import labels
 from cxr.data.synthetic import SyntheticSet, check_leak, load_synthetic, resized, set_folder, synthetic_labels
 from cxr.errors import UserError
 from cxr.evaluation.diversity import diversity_record
-from cxr.evaluation.score import shares_warning
 from cxr.evaluation.scores import score_records
 from cxr.extractor import Answer, Extractor, cached_answer, extract
 from cxr.extractor.run import RunExtractor
-from cxr.files import file_sha256, read_json, write_json
+from cxr.files import read_json, write_json
 from cxr.metric.score_record import FOLDER, SCHEMA, check_score, file_name, protocol_name, score_names
-from cxr.run import config_hash, finished_run, identity, manifest, model_key
+from cxr.run import finished_run, manifest
 from cxr.script.memorise import memorise, record_file
 from cxr.script.predict import Rows, prepare_as_trained
 from cxr.script.prepare import Prepared
+from cxr.script.score_facts import class_counts, run_facts, set_facts, warnings_of
 
 __all__ = ["judge"]
 
 DIVERSITY_PAIRS = 100  # as Odena et al. 2017; of images of one class
-AGAIN = "its answers on them are surer than on new ones"
 
 
 def judge(
@@ -92,8 +91,8 @@ def judge(
     answers = _answers(by, prepared, rows, sets, features, batch_size, device)
     found, warnings = score_records(*answers, index["patient_id"].tolist(), by.layer, settings)
     counts = {
-        "real": _counts(labels(index), prepared.classes),
-        "synthetic": _counts(made_labels, prepared.classes),
+        "real": class_counts(labels(index), prepared.classes),
+        "synthetic": class_counts(made_labels, prepared.classes),
     }
     diversity = diversity_record(
         (prepared.cached.images[rows], np.nan_to_num(labels(index)).argmax(axis=1)),
@@ -111,12 +110,12 @@ def judge(
         "protocol": protocol,
         "names": key,
         "paper": config["paper"],
-        "extractor": {"name": by.name, "layer": by.layer, "protocol": by.protocol, "run": _run_facts(by)},
+        "extractor": {"name": by.name, "layer": by.layer, "protocol": by.protocol, "run": run_facts(by)},
         "real": {"run": run_dir.name, **real, "split_name": prepared.split.name},
         "against": against,
         "split_fingerprint": prepared.split.fingerprint,
         "classes": classes,
-        "sets": [_facts(one) for one in sets],
+        "sets": [set_facts(one) for one in sets],
         "images": {
             "resize": "real images as the run's cache holds them; synthetic ones to their size, cubic when they grow, by "
             "area when they shrink; then the extractor's own",
@@ -127,7 +126,7 @@ def judge(
         "metrics": {key[what]: {"score": what, **one} for what, one in found.items()},
         "diversity": diversity,
         "leakage": f"the GAN saw {n_leaked} of the {len(rows)} real images" if leaked else None,
-        "warnings": [*_warnings(by, sets, real, counts, against), *warnings],
+        "warnings": [*warnings_of(by, sets, real, counts, against), *warnings],
         "provenance": manifest(
             inputs={
                 "extractor": str(by.protocol["weights_sha256"] or by.name),
@@ -231,66 +230,3 @@ def _progress(n: int) -> Iterator[Callable[[int], object]]:
     with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
         task = progress.add_task("features", total=n)
         yield lambda done: progress.advance(task, done)
-
-
-def _run_facts(by: Extractor) -> dict[str, Any] | None:
-    """Return which of our runs the extractor is, None where it is none."""
-    if not isinstance(by, RunExtractor):
-        return None
-    return {
-        "run": by.run_dir.name,
-        "model": model_key(by.config["classifier"]),
-        "arm": by.config["arm"] or "real_only",
-        "seed": by.config["seed"],
-        "fold": by.config["split"].get("fold"),
-        "config_hash": config_hash(identity(by.config)),
-        "checkpoint": {"file": f"checkpoints/{by.checkpoint.name}", "sha256": by.sha256},
-        "classes": by.task.classes,
-    }
-
-
-def _facts(one: SyntheticSet) -> dict[str, Any]:
-    return {
-        "name": one.path.name,
-        "images_sha256": one.manifest["images_sha256"],
-        "manifest_sha256": file_sha256(one.path / "manifest.json"),
-        "n": len(one.images),
-        "size_px": one.manifest["size_px"],
-        "classes": sorted(set(one.index["class"])),
-        "checkpoints": sorted({str(c["sha256"]) for c in one.manifest["checkpoints"]}),
-    }
-
-
-def _warnings(
-    by: Extractor,
-    sets: list[SyntheticSet],
-    real: Mapping[str, Any],
-    counts: dict[str, dict[str, int]],
-    against: str,
-) -> list[str]:
-    """Return what a reader must know before believing the numbers."""
-    found = []
-    if isinstance(by, RunExtractor):
-        trained = read_json(by.run_dir / "manifest.json")
-        learnt = {str(v.get("hash")) for k, v in trained["inputs"].items() if k.startswith("synthetic/")}
-        known = [one.path.name for one in sets if one.manifest["images_sha256"] in learnt]
-        if known:
-            found.append(f"the classifier was trained on {', '.join(known)}: {AGAIN}")
-        if trained["split_fingerprint"] != real["split_fingerprint"]:
-            found.append(
-                f"the classifier's split is another: it may have been trained on these real images, and {AGAIN}"
-            )
-        elif against == "train":
-            found.append(f"the classifier was trained on these real images: {AGAIN}")
-        elif against == "val" and by.checkpoint.stem == "best":
-            found.append("the classifier's checkpoint was chosen on these real images")
-    if "random" in str(by.protocol.get("weights", "")):
-        found.append("the extractor's weights are random: scores by it say little")
-    shares = shares_warning(counts["real"], counts["synthetic"])
-    return found + ([shares] if shares else [])
-
-
-def _counts(values: Any, classes: list[str]) -> dict[str, int]:
-    """Return images per class, of classes that have any."""
-    totals = {name: int(n) for name, n in zip(classes, (values == 1).sum(axis=0), strict=True)}
-    return {name: n for name, n in totals.items() if n}

@@ -55,7 +55,9 @@ def test_at_the_limits_the_exact_bound_for_so_many_patients() -> None:
 def test_a_biased_error_by_hand() -> None:
     """Value .10, draws around .12: the bias of .02 comes off, .08 ± t(9) × .0316; cut at 0."""
     low, high = biased_interval(0.1, 0.12 + _with_variance(0.0009), 10)
-    assert (low, high) == pytest.approx((0.08 - 2.2621572 * np.sqrt(0.001), 0.08 + 2.2621572 * np.sqrt(0.001)))
+    assert (low, high) == pytest.approx(
+        (0.08 - 2.2621572 * np.sqrt(0.001), 0.08 + 2.2621572 * np.sqrt(0.001))
+    )
     assert biased_interval(0.03, 0.045 + _with_variance(0.0009), 10)[0] == 0.0
     assert biased_interval(0.03, 0.045 + _with_variance(0.0009), 1) == (None, None)
 
