@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cxr.report.difference import Difference
-from cxr.report.mark import NO_PATIENTS
+from cxr.report.mark import NO_PATIENTS, RANDOM
 from cxr.report.spec import ReportSpec, arm_name
 from cxr.report.table import PERCENT, metric_title, percent_points
 
@@ -48,6 +48,8 @@ def _effect(d: Difference) -> str:
     end = " The sign is clear: the interval excludes zero."
     if low <= 0 <= high:
         end = " That is no detectable change: the interval includes zero."
+    if (reason := _no_result(d)) is not None:
+        end = f" That is no result: {reason}."
     printed = f" The paper prints {_points(d, d.published)}." if d.published is not None else ""
     return f"{subject} {_score(d.metric)} by {_points(d, d.ours.value)} ({_interval(d)}).{end}{printed}"
 
@@ -57,10 +59,21 @@ def _against_control(d: Difference) -> str:
     if d.ours.value is None or low is None or high is None:
         return "Synthetic against repeated real images is not defined by this test set."
     told = f"{_points(d, d.ours.value)}, {_interval(d)}"
+    if (reason := _no_result(d)) is not None:
+        return f"Synthetic against as many repeated real images ({told}) is no result: {reason}."
     if low <= 0 <= high:
         return f"Synthetic images and as many repeated real ones cannot be told apart ({told})."
     better = d.ours.value > 0
     return f"Synthetic images did {'better' if better else 'worse'} than as many repeated real ones ({told})."
+
+
+def _no_result(d: Difference) -> str | None:
+    """Return why a difference must not be read as an effect, or None."""
+    if d.degenerate:
+        return "a model that predicts one class only is among these runs"
+    if RANDOM in {mark.tag for mark in d.marks}:
+        return "layers that the paper takes from ImageNet hold random weights"
+    return None
 
 
 def _basis(differences: Sequence[Difference]) -> list[str]:
@@ -71,10 +84,9 @@ def _basis(differences: Sequence[Difference]) -> list[str]:
         seeds = " and ".join(dict.fromkeys(str(n) for n in d.n_seeds))
         unknown = any(mark.tag == NO_PATIENTS for mark in d.marks)
         of = ", patients unknown" if unknown else f" of {d.ours.n_patients:,} patients"
-        one_class = " A model that predicts one class only is among these runs." if d.degenerate else ""
         found.append(
             f"{d.model_name}; paired on the same {d.ours.n:,} test images{of}; intervals over {over}; seeds per "
-            f"arm: {seeds}.{one_class}"
+            f"arm: {seeds}."
         )
     return list(dict.fromkeys(found))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cxr.metric.bootstrap import Estimate
 from cxr.report.difference import Difference
-from cxr.report.mark import NO_PATIENTS, Mark
+from cxr.report.mark import NO_PATIENTS, RANDOM, Mark
 from cxr.report.spec import generic_spec
 from cxr.report.summary import summary
 
@@ -21,7 +23,7 @@ def made(
     return Difference("cnn", "Custom CNN", arm, reference, metric, ours, (3, 3), published, False, marks)
 
 
-def test_the_issue_s_sentence() -> None:
+def test_effect_control_and_what_they_rest_on() -> None:
     told = summary(
         generic_spec("x"),
         [
@@ -88,3 +90,17 @@ def test_other_scores_and_what_is_not_known() -> None:
     )
     assert effect.startswith("Mine against real images only changed F1 by +0.010")
     assert "no two arms" in summary(generic_spec("x"), [], 1)[0]
+
+
+@pytest.mark.parametrize("why", ["one class", "random weights"])
+def test_a_failed_model_or_a_random_backbone_is_no_result(why: str) -> None:
+    marks = (Mark(RANDOM, "never trained"),) if why == "random weights" else ()
+    found = [
+        made(0.29, 0.17, 0.40, marks=marks),
+        made(0.3, 0.2, 0.4, reference="duplicate_real", marks=marks),
+    ]
+    if why == "one class":
+        found = [replace(d, degenerate=True) for d in found]
+    effect, control, _ = summary(generic_spec("x"), found, 3)
+    assert "That is no result: " in effect and "is no result: " in control
+    assert why.split()[-1] in effect and "clear" not in effect and "better" not in control
