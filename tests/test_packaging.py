@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -83,3 +84,12 @@ def test_every_console_script_exists(repository: Path) -> None:
         module, _, function = str(target).partition(":")
         source = repository / Path(*module.split(".")).with_suffix(".py")
         assert f"def {function}(" in source.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("folder", ["cache", "runs", "synthetic", "reports", "demo", "studies"])
+def test_what_stages_leave_is_no_changed_file(folder: str, repository: Path) -> None:
+    """Else every run's manifest would call its revision changed."""
+    if not (repository / ".git").exists():
+        pytest.skip("not a checkout")
+    told = subprocess.run(["git", "check-ignore", f"{folder}/x/y.json"], cwd=repository, check=False)
+    assert told.returncode == 0
