@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -203,7 +204,8 @@ def hash_files(paths: Sequence[Path], progress: bool = True) -> list[str]:
         if progress and len(paths) > PROGRESS_ABOVE:
             from rich.progress import track
 
-            hashes = track(hashes, description="hashing", total=len(paths), transient=True)
+            quiet = not sys.stdout.isatty()  # elsewhere a bar that has gone would leave an empty line
+            hashes = track(hashes, description="hashing", total=len(paths), transient=True, disable=quiet)
         return list(hashes)
 
 

@@ -66,7 +66,7 @@ def gallery(runs: Sequence[ReportRun]) -> str:
             parts.append(_localisation(listing["localisation"]))
         for one in listing["images"]:
             png = (run.path / HEATMAPS).with_name(one["file"])
-            parts.append(html.picture(_jpeg(png), "jpeg", _caption(one)))
+            parts.append(html.picture(_jpeg(png), "jpeg", _caption(one), pixels=True))
         if any(one.get("localisation") for one in listing["images"]):
             parts.append(html.note(OUTLINES))
         parts.append(html.note(f"{listing['method']}; layer {listing['layer']}."))

@@ -39,6 +39,10 @@ Precision: synthetic images among real ones; recall: real images among synthetic
 density and coverage count the same to the fifth neighbour (Naeem et al. 2020). Their intervals resample the images that
 are counted (95 % percentile bootstrap) and hold the other set fixed.
 
+MS-SSIM of pairs of images of one class tells how alike the images of a set are; a near-duplicate is a pair less than
+half as far apart as the closest twentieth of real pairs. A set whose share of them is above that of real images has
+collapsed.
+
 A score is read beside that of real images to other real images at the same n: the mean over cuts of the real patients
 into halves, and of as many synthetic images against the same halves ("synthetic beside real"). IS is marked legacy: it
 looks at no real image, and classes of ImageNet say little of radiographs.
@@ -182,7 +186,18 @@ def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
             (f"IS (legacy) of the {kind} images{cut}", _shown(found[kind], f"{found[kind]['n']:,}"))
             for kind in ("real", "synthetic")
         ]
+    for name, kind, found in _diversity(one):
+        what = "MS-SSIM of pairs" if name.startswith("msssim") else "Near-duplicates among pairs"
+        shown = _shown(found, f"{found['n_pairs']:,} pairs")
+        lines.append((f"{what} of {kind} images, {name}", shown))
     return lines
+
+
+def _diversity(one: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Return (name, "synthetic" or "real", value with interval and pairs); none where no two images are of a class."""
+    made = one.get("diversity") or {}
+    parts = [made[key] for key in ("msssim", "near_duplicates") if key in made]
+    return [(part["name"], kind, part[kind]) for part in parts for kind in ("synthetic", "real")]
 
 
 def _shown(one: Mapping[str, Any], n: str) -> str:
@@ -236,6 +251,9 @@ def _to_csv(scores: Sequence[Mapping[str, Any]]) -> str:
             for images, values in alone or [("synthetic to real", found)]:
                 row = {**shared, "score": name, "images": images, **_numbers(images, values)}
                 writer.writerow({key: row[key] for key in CSV_COLUMNS if key in row})
+        for name, kind, found in _diversity(one):
+            row = {**shared, **found, "score": name, "images": kind, f"n_{kind}": 2 * found["n_pairs"]}
+            writer.writerow({key: row[key] for key in CSV_COLUMNS if key in row})
     return buffer.getvalue()
 
 

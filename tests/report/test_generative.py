@@ -60,6 +60,11 @@ def make_score(root: Path, names: list[str], *, sha256: str = "ab" * 32, **chang
         "sets": [{"name": n, "images_sha256": n, "n": 30, "classes": ["Cardiomegaly"]} for n in names],
         "settings": {**settings, "real_classes": "same"},
         "metrics": {key[what]: {"score": what, **one} for what, one in found.items()},
+        "diversity": {
+            key: {"name": f"{key}_pairs15", **{kind: {"value": 0.25, "low": 0.2, "high": 0.3, "interval": "95 %",
+                                                      "n_pairs": 15} for kind in ("real", "synthetic")}}
+            for key in ("msssim", "near_duplicates")
+        },
         "leakage": changes.get("leakage"), "warnings": changes.get("warnings", []),
     }  # fmt: skip
     write_json(root / names[0] / "scores" / file_name(protocol, layer, settings, names), record)
@@ -100,7 +105,12 @@ def test_table_4_has_our_side(make_run: Callable[..., Path], repository: Path, t
     assert "<b>mind" not in page and "leak: the GAN saw 3" in page
     assert "Scores of synthetic images" in page
     with (out / "synthetic_scores.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 3 * (7 + 2)
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 3 * (7 + 2 + 4)
+    assert {"n_real": "30", "value": "0.25"}.items() <= next(
+        line for line in lines if line["score"] == "msssim_pairs15" and line["images"] == "real"
+    ).items()
+    assert "MS-SSIM of pairs of synthetic images" in page and "(n = 15 pairs)" in page
     assert {"synthetic_scores.md", "synthetic_scores.tex"} <= {p.name for p in out.iterdir()}
 
 
@@ -115,7 +125,7 @@ def test_a_column_holds_one_protocol(tmp_path: Path) -> None:
     value = one["metrics"]["is_softmax[acrnet@abababab,test]"]["real"]["value"]
     assert rows["a", "IS (legacy) of the real images"][0].startswith(f"{value:.3f} [")
     assert rows["b", "IS (legacy) of the real images"][1] == "—"
-    assert len(body) == 2 * (2 * 7 + 2)
+    assert len(body) == 2 * (2 * 7 + 2 + 4)
     assert body[0][1] == "KID on probabilities"
     assert "(n = 30 to 40)" in rows["a", "FID on logits"][0]
     beside = rows["a", "FID on logits: beside real to real"][1]
