@@ -65,7 +65,15 @@ def synthetic_entry(one: SyntheticSet, out: Path) -> str:
     else:
         data = save_png(out, f"samples-{one.path.name}", _at_most(grid, WIDEST))
         text += html.picture(data, "png", "; ".join(facts) + ".", pixels=True)
-    for folder in dict.fromkeys(f for c in checkpoints if (f := _gan_run(one.path, c)) is not None):
+    at_hand = [(folder, c) for c in checkpoints if (folder := _gan_run(one.path, c)) is not None]
+    for folder, checkpoint in {run: c for run, c in at_hand}.items():
+        status = folder / "status.json"
+        if status.is_file() and read_json(status).get("state") != "finished":
+            steps = _count(checkpoint.get("g_steps"))
+            text += html.alarm(
+                "Read these images with care",
+                [f"the training of {folder.name} never reached its end: {steps} steps of G"],
+            )
         text += _over_training(folder, m.get("size_px"), out)
         log = folder / "metrics.csv"
         if log.is_file() and log.stat().st_size:

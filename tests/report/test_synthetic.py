@@ -34,7 +34,7 @@ def make_set(root: Path, *, epochs: int, recorded: str) -> Path:
     made = root / "synthetic" / "made"
     made.mkdir(parents=True)
     cv2.imwrite(str(made / "grid.png"), np.zeros((1000, 2000), np.uint8))
-    checkpoint = {"path": recorded, "sha256": "cd" * 32}
+    checkpoint = {"path": recorded, "sha256": "cd" * 32, "g_steps": 679}
     facts = {"kind": "synthetic", "n": 50, "classes": ["A"], "size_px": SIZE, "seed": 0}
     write_json(made / "manifest.json", {**facts, "checkpoints": [checkpoint]})
     return made
@@ -58,6 +58,14 @@ def test_samples_over_training(epochs: int, shown: list[int], tmp_path: Path) ->
     assert "Configuration of the GAN gan" in text and "latent_dim: 100" in text
     grid = cv2.imread(str(tmp_path / "out" / "figures" / "samples-made.png"), cv2.IMREAD_GRAYSCALE)
     assert grid is not None and grid.shape == (650, 1300)  # a large grid is shrunk for the page
+
+
+@pytest.mark.parametrize("state", ["finished", "interrupted"])
+def test_a_gan_that_was_stopped_is_named(state: str, tmp_path: Path) -> None:
+    made = make_set(tmp_path, epochs=1, recorded="runs/gan/checkpoints/last.ckpt")
+    write_json(tmp_path / "runs" / "gan" / "status.json", {"state": state})
+    text = synthetic_entry(synthetic_sets([made])[0], tmp_path / "out")
+    assert ("never reached its end: 679 steps of G" in text) == (state != "finished")
 
 
 def test_a_set_whose_gan_is_not_at_hand(tmp_path: Path) -> None:
