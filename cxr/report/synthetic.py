@@ -66,7 +66,7 @@ def synthetic_entry(one: SyntheticSet, out: Path) -> str:
         data = save_png(out, f"samples-{one.path.name}", _at_most(grid, WIDEST))
         text += html.picture(data, "png", "; ".join(facts) + ".", pixels=True)
     at_hand = [(folder, c) for c in checkpoints if (folder := _gan_run(one.path, c)) is not None]
-    for folder, checkpoint in {run: c for run, c in at_hand}.items():
+    for folder, checkpoint in dict(at_hand).items():
         status = folder / "status.json"
         if status.is_file() and read_json(status).get("state") != "finished":
             steps = _count(checkpoint.get("g_steps"))
