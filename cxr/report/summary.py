@@ -39,7 +39,8 @@ def summary(spec: ReportSpec, differences: Sequence[Difference], n_arms: int) ->
 def _effect(d: Difference) -> str:
     subject = SUBJECTS.get((d.arm, d.reference))
     if subject is None:
-        subject = f"{arm_name(d.arm).capitalize()} against {arm_name(d.reference)} changed"
+        name = arm_name(d.arm)  # "with GAN images"
+        subject = f"{name[:1].upper()}{name[1:]} against {arm_name(d.reference)} changed"
     low, high = d.interval
     if d.ours.value is None or low is None or high is None:
         return (

@@ -104,3 +104,10 @@ def test_a_failed_model_or_a_random_backbone_is_no_result(why: str) -> None:
     effect, control, _ = summary(generic_spec("x"), found, 3)
     assert "That is no result: " in effect and "is no result: " in control
     assert why.split()[-1] in effect and "clear" not in effect and "better" not in control
+
+
+def test_arms_without_a_sentence_of_their_own_are_named() -> None:
+    told = summary(generic_spec("x"), [made(0.1, 0.0, 0.2, reference="undersample")], 2)
+    assert told[0].startswith(
+        "With GAN images against balanced real images changed test accuracy by +10.00 points"
+    )
