@@ -55,7 +55,8 @@ def differences_grid(
         "The interval": True,
     }
     shown = [i for i, wanted in enumerate(columns.values()) if wanted]
-    lines = [_line(d, common_marks(differences)) for d in differences]
+    common = common_marks(differences)
+    lines = [_line(d, common) for d in differences]
     return [list(columns)[i] for i in shown], [[line[i] for i in shown] for line in lines]
 
 
