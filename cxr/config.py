@@ -24,6 +24,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from cxr.errors import UserError, did_you_mean
 from cxr.mistakes import conf_dir, config_groups, explain, first_line, remove_empty_sweep, remove_sweep
 from cxr.rules import FIRST_RULES, RULES, Rule, leaves
+from cxr.run.naming import sweep_name
 from cxr.signature import BUILD_KEYS, check_node
 
 __all__ = ["build", "check_config", "conf_dir", "config_groups", "explain", "plain", "run_app"]
@@ -45,6 +46,7 @@ def _count(values: list[object] | None) -> int | None:
 OmegaConf.register_new_resolver("count", _count, replace=True)
 OmegaConf.register_new_resolver("head_outputs", _head_outputs, replace=True)
 OmegaConf.register_new_resolver("first_given", _first_given, replace=True)
+OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

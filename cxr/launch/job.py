@@ -1,75 +1,97 @@
-"""One job of a sweep: what was asked, how it went, and the table of them all."""
+"""One job of a sweep: what was asked, which run it opens, how that stood before, and how it went."""
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import signal
-import subprocess
-import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import filter_overrides
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from omegaconf import DictConfig
 
 from cxr.files import read_json
-from cxr.run import read_status
+from cxr.run import PlannedRun, State, read_status
 
-__all__ = ["Job", "common", "importable", "near", "print_table", "shown"]
+__all__ = ["LOG", "OPENED", "Job", "common", "near", "returned", "shown"]
+
+LOG, OPENED = "output.log", "run.json"  # in a job's folder: what it printed, and which run it opened
 
 
 @dataclass
 class Job:
-    """One job: what was asked (`overrides`), where its output goes, and how it went."""
+    """One job.
+
+    Attributes:
+        number: its place in the sweep, from 0.
+        overrides: as typed for this job.
+        folder: where its output goes.
+        config: composed, without Hydra's node; None where it cannot be.
+        plan: the run that it would open; None for programs that open none.
+        before: how that run stood when the sweep was composed.
+        problem: why it cannot run, as the door says it; "" where it can.
+        state: "not started", "running", or how it ended.
+        error: the first line of what went wrong.
+    """
 
     number: int
     overrides: list[str]
-    config: DictConfig
     folder: Path
-    process: subprocess.Popen[bytes] | None = None
-    began: float = 0.0
-    wall_s: float = 0.0
+    config: DictConfig | None = None
+    plan: PlannedRun | None = None
+    before: State = "new"
+    problem: str = ""
     state: str = "not started"
     run: Path | None = None
     metric: dict[str, float | None] = field(default_factory=dict)
     error: str = ""
+    wall_s: float = 0.0
+    exit_code: int | None = None
 
-    def read_outcome(self) -> None:
+    def skip(self) -> None:
+        """Take the metric of a run that was finished before; nothing is started."""
+        assert self.plan is not None
+        self.state, self.run, self.exit_code = "skipped", self.plan.path, 0
+        self._read_metric(read_status(self.plan.path))
+
+    def read_outcome(self, exit_code: int) -> None:
         """Fill in state, metric, run and error from the run that the job opened, else from its exit code."""
-        assert self.process is not None
-        self.wall_s = time.monotonic() - self.began
-        code = self.process.returncode
-        opened = read_json(self.folder / "run.json") if (self.folder / "run.json").is_file() else {}
+        self.exit_code = exit_code
+        opened = read_json(self.folder / OPENED) if (self.folder / OPENED).is_file() else {}
         self.run = Path(opened["run"]) if opened else None
         status: dict[str, Any] = {}
         if self.run is not None and (self.run / "status.json").is_file():
             status = read_status(self.run)
-        if code == 0:
+        if exit_code == 0:
             self.state = "skipped" if opened.get("state") == "finished" else status.get("state", "finished")
-            headline = status.get("headline")
-            self.metric = {headline: status["metric"][headline]} if headline else {}
+            self._read_metric(status)
             return
-        ended = {2: "refused", -signal.SIGINT: "interrupted"}.get(code, "failed")
-        if code < 0 and code != -signal.SIGINT:
-            ended = f"killed ({signal.Signals(-code).name})"
+        self.state = {2: "refused", 130: "interrupted", -signal.SIGINT: "interrupted"}.get(
+            exit_code, "failed"
+        )
+        if exit_code < 0 and exit_code != -signal.SIGINT:
+            self.state = f"killed ({signal.Signals(-exit_code).name})"
         elif status.get("state") in ("failed", "interrupted"):
-            ended = status["state"]
-        self.state = ended
-        self.error = status.get("error") or _error_line(self.folder / "output.log")
+            self.state = status["state"]
+        self.error = status.get("error") or error_line(self.folder / LOG)
+
+    def _read_metric(self, status: dict[str, Any]) -> None:
+        headline = status.get("headline")
+        self.metric = {headline: status["metric"][headline]} if headline else {}
 
     @property
     def failed(self) -> bool:
         """Whether it ran and ended otherwise than well."""
-        return self.process is not None and self.process.returncode != 0
+        return self.exit_code not in (None, 0)
 
 
-def _error_line(log: Path) -> str:
+def error_line(log: Path) -> str:
     """Return the line that tells the error: the last `error: …`, else a traceback's last, else the last."""
+    if not log.is_file():
+        return "(no output)"
     lines = [
         line.strip()
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -85,15 +107,6 @@ def shown(overrides: Sequence[str], but: Collection[str] = ()) -> str:
     return shlex.join(o for o in filter_overrides(overrides) if o not in but) or "no overrides"
 
 
-def importable(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which a new interpreter finds this cxr: that of a checkout may not be installed."""
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / "pyproject.toml").is_file():
-        return dict(environment)
-    path = os.pathsep.join(filter(None, [str(checkout), environment.get("PYTHONPATH")]))
-    return {**environment, "PYTHONPATH": path}
-
-
 def common(jobs: Sequence[Job]) -> set[str]:
     """Return the overrides that all jobs share; none where there is one job."""
     return set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
@@ -104,32 +117,14 @@ def near(path: Path) -> str:
     return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def print_table(jobs: Sequence[Job]) -> None:
-    """Print the table of all jobs; overrides that all jobs share are left out."""
-    from rich.console import Console
-    from rich.table import Table
-
-    shared = common(jobs)
-    table = Table(title=f"{len(jobs)} jobs", title_justify="left")
-    for column in ("job", "overrides", "state", "metric", "time", "run", "error"):
-        table.add_column(column, overflow="fold")
-    for job in jobs:
-        metric = ", ".join(f"{k} {v:.4g}" if v is not None else f"{k} –" for k, v in job.metric.items())
-        took = str(timedelta(seconds=round(job.wall_s)))
-        cells = [
-            str(job.number),
-            shown(job.overrides, shared),
-            job.state,
-            metric,
-            took,
-        ]
-        table.add_row(
-            *cells, near(job.run) if job.run else "", job.error, style="red" if job.failed else None
-        )
-    console = Console(markup=False, highlight=False)
-    console = (
-        console
-        if console.is_terminal
-        else Console(markup=False, highlight=False, width=max(160, console.width))
+def returned(job: Job) -> JobReturn:
+    """Return what a sweeper may want to know: the headline metric, or that there is none."""
+    result = JobReturn(
+        overrides=job.overrides, cfg=job.config, working_dir=str(job.folder), status=JobStatus.COMPLETED
     )
-    console.print(table)
+    if job.failed:
+        result.status = JobStatus.FAILED
+        result.return_value = RuntimeError(f"job {job.number} {job.state}: {job.error}")
+    else:
+        result.return_value = next(iter(job.metric.values()), None)
+    return result

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from cxr.run.finished import finished_run, model_key
-from cxr.run.folder import POINTER, Run, State, is_primary, open_run, read_config, read_status
+from cxr.run.folder import POINTER, SWEEP, Run, State, is_primary, open_run, read_config, read_status
 from cxr.run.naming import config_hash, default_name, differences, identity
+from cxr.run.planned import PlannedRun, planned_run
 from cxr.run.provenance import git_state, library_versions, manifest
 
 __all__ = [
     "POINTER",
+    "SWEEP",
+    "PlannedRun",
     "Run",
     "State",
     "config_hash",
@@ -22,6 +25,7 @@ __all__ = [
     "manifest",
     "model_key",
     "open_run",
+    "planned_run",
     "read_config",
     "read_status",
 ]

@@ -29,11 +29,22 @@ from cxr.errors import UserError
 from cxr.files import read_json, write_json, write_text
 from cxr.run.naming import config_hash, differences, safe_name
 
-__all__ = ["POINTER", "Run", "State", "is_primary", "open_run", "read_config", "read_status"]
+__all__ = [
+    "POINTER",
+    "SWEEP",
+    "Run",
+    "State",
+    "is_primary",
+    "load_state",
+    "open_run",
+    "read_config",
+    "read_status",
+]
 
 State = Literal["new", "running", "finished", "interrupted", "failed"]
 
 POINTER = "CXR_RUN_POINTER"  # a launcher names a file here, to be told which run its job opened
+SWEEP = "CXR_SWEEP"  # a launcher names here the sweep that a job belongs to
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 _held: set[Path] = set()  # runs that this process has; a record lock does not exclude its own process
 
@@ -164,12 +175,12 @@ def open_run(runs_dir: Path, name: str, config: Mapping[str, Any], identity: Map
         raise UserError(f"name: got {name!r}, expected letters, digits and . _ + - only; set name=…")
     path = runs_dir / name
     run = Run(path, name, "new", dict(config), dict(identity), primary=is_primary())
-    run.state = _load(run)
+    run.state = load_state(run)
     if run.primary and run.state != "finished":
         path.mkdir(parents=True, exist_ok=True)
         run._lock = _take(path)
         try:
-            run.state = _load(run)  # another process may have finished it in between
+            run.state = load_state(run)  # another process may have finished it in between
         except BaseException:
             run.close()
             raise
@@ -201,7 +212,7 @@ def read_status(path: Path) -> dict[str, Any]:
     return status
 
 
-def _load(run: Run) -> State:
+def load_state(run: Run) -> State:
     """Read the status that an earlier process left; refuse another identity.
 
     A run that ended before its first checkpoint (wrong data, say) has nothing to lose: the corrected

@@ -8,7 +8,7 @@ from typing import Any
 
 from cxr.files import digest
 
-__all__ = ["config_hash", "default_name", "differences", "identity", "safe_name"]
+__all__ = ["config_hash", "default_name", "differences", "identity", "safe_name", "sweep_name"]
 
 # Where things lie, what is shown and how fast it goes: none of it makes another experiment.
 MACHINE_KEYS = (
@@ -77,6 +77,19 @@ def default_name(base: str, overrides: Sequence[str], exclude: Sequence[str] = (
     if exact and len(name) <= MAX_NAME:
         return name
     return f"{name[: MAX_NAME - 7].rstrip('-_.')}-{digest([base, values], 6)}"
+
+
+def sweep_name(overrides: Sequence[str]) -> str:
+    """Name a sweep after what was typed: the same command again means the same sweep.
+
+    `experiment=a/x,a/y seed=0,1` is `a-x+a-y_seed-0+1-` and six digits of a hash of all overrides, in any order.
+    """
+    typed = dict(o.partition("=")[::2] for o in overrides)
+    base = (
+        (typed.get("experiment") or typed.get("+experiment") or "sweep").replace("/", "-").replace(",", "+")
+    )
+    name = default_name(base[: MAX_NAME // 2].rstrip("-_.+"), overrides)
+    return f"{name[: MAX_NAME - 7].rstrip('-_.+')}-{digest(sorted(overrides), 6)}"
 
 
 def safe_name(text: str) -> str:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from cxr.config import build, plain, run_app
 from cxr.errors import UserError
-from cxr.launch.job import importable
+from cxr.launch.command import importable
 from cxr.study import Command, check, commands
 
 __all__ = ["main", "study"]

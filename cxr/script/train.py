@@ -31,17 +31,13 @@ def job(config: DictConfig) -> float | None:
     """Open the run of a checked configuration; skip it when finished, else fit. Returns its headline metric."""
     from hydra.core.hydra_config import HydraConfig
 
-    from cxr.run import default_name, identity, open_run
+    from cxr.run import open_run, planned_run
 
-    values = plain(config)
     hydra = HydraConfig.get()
-    experiment = hydra.runtime.choices.get("experiment")
-    base = (experiment or hydra.runtime.choices.get("task") or "run").replace("/", "-")
-    name = values["name"] or default_name(
-        base, list(hydra.overrides.task), hydra.job.config.override_dirname.exclude_keys
-    )
-    values["name"], values["experiment"] = name, experiment
-    with open_run(Path(values["runs_dir"]), name, values, identity(values)) as run:
+    exclude = hydra.job.config.override_dirname.exclude_keys
+    plan = planned_run(plain(config), hydra.runtime.choices, list(hydra.overrides.task), exclude)
+    assert plan is not None
+    with open_run(plan.runs_dir, plan.name, plan.config, plan.identity) as run:
         if run.state == "finished":
             print(f"{run.path}: finished before; nothing to do")
         else:

@@ -1,0 +1,90 @@
+"""What all launchers of cxr share: every job composed and checked first, then run, then shown.
+
+Hydra's own launcher runs all jobs in one process, where module globals, ranks, seeds and GPU
+memory leak from job to job, and where Lightning's `ddp` children walk the whole sweep again.
+Here a job is a command of its own in plain RUN mode (`cxr.launch.command`), so that neither can happen.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from hydra.core.utils import JobReturn, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from cxr.errors import UserError
+from cxr.launch.compose import compose_jobs, refuse_problems, sweep_folder
+from cxr.launch.job import Job, returned
+from cxr.launch.record import hold, write_record
+from cxr.launch.table import print_table
+
+__all__ = ["JobLauncher"]
+
+
+class JobLauncher(Launcher):
+    """Checks all jobs, skips those whose run is finished, runs the others, shows all.
+
+    Attributes:
+        exit_on_failure: end the process with 1 when a job failed; a sweeper that goes on without it sets this to False
+            and finds the failure in the job's return.
+    """
+
+    name: ClassVar[str]  # in conf/hydra/launcher
+    exit_on_failure = True
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra hands over."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Check all jobs, run all jobs, show all jobs; exits with 1 if any failed."""
+        setup_globals()
+        self.check_own_values()
+        loader, self.folder = self.hydra_context.config_loader, sweep_folder(self.config)
+        jobs = compose_jobs(loader, self.config, job_overrides, initial_job_idx)
+        refuse_problems(jobs)
+        with hold(self.folder):
+            for job in jobs:
+                if job.before == "finished":
+                    job.skip()
+            self.save(jobs)
+            try:
+                self.run([job for job in jobs if job.state == "not started"], jobs)
+            finally:
+                write_record(self.folder, self.name, jobs, ended=True)
+                print_table(jobs)
+        if self.exit_on_failure and any(job.failed for job in jobs):
+            sys.exit(1)
+        return [returned(job) for job in jobs]
+
+    def save(self, jobs: Sequence[Job]) -> None:
+        """Write the sweep's record as things stand."""
+        write_record(self.folder, self.name, jobs)
+
+    @abstractmethod
+    def check_own_values(self) -> None:
+        """Refuse wrong values: Hydra builds launchers without looking at types, and hides what constructors raise."""
+
+    @abstractmethod
+    def run(self, jobs: Sequence[Job], all_jobs: Sequence[Job]) -> None:
+        """Run `jobs`, those of `all_jobs` that are not finished; each ends with `read_outcome` called."""
+
+
+def check_values(launcher: object, kinds: Mapping[str, Any], least: Mapping[str, float]) -> None:
+    """Refuse an attribute of another type than `kinds` says or below `least`, naming the override."""
+    from cxr.signature import check_value
+
+    for key, kind in kinds.items():
+        if problem := check_value(getattr(launcher, key), kind):
+            raise UserError(f"hydra.launcher.{key}: {problem}; set hydra.launcher.{key}=…")
+    for key, lowest in least.items():
+        value = getattr(launcher, key)
+        if value is not None and value < lowest:
+            raise UserError(
+                f"hydra.launcher.{key}: got {value}, expected {lowest} or more; set hydra.launcher.{key}=…"
+            )
