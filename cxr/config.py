@@ -46,7 +46,8 @@ def _count(values: list[object] | None) -> int | None:
 OmegaConf.register_new_resolver("count", _count, replace=True)
 OmegaConf.register_new_resolver("head_outputs", _head_outputs, replace=True)
 OmegaConf.register_new_resolver("first_given", _first_given, replace=True)
-OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+# Hydra hands what is cached from the sweep to its jobs, which so agree on its name.
+OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True, use_cache=True)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -170,7 +171,9 @@ def build(node: Any) -> Any:
 def run_app(config_name: str, job: Callable[[DictConfig], object]) -> None:
     """Run an entry point: compose `config_name` with the command line, check it, call `job`.
 
-    Exits with 0; 2 for the user's mistakes (one line on stderr); 130 on Ctrl-C.
+    Exits with 0; 2 for the user's mistakes (one line on stderr); 130 when Ctrl-C or, in training, SIGTERM or
+    SIGUSR2 stopped it: interrupted, and the same command goes on. A launcher that starts it again on 130 (and
+    when a signal ended it, which leaves the last checkpoint) needs to know no more.
     """
     import hydra
 
