@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning
+from lightning.fabric.plugins import ClusterEnvironment
+from lightning.fabric.plugins.environments import (
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from lightning.pytorch.callbacks import Checkpoint, RichProgressBar, Timer, TQDMProgressBar
 
 from cxr._memory import keep_freed_memory
 from cxr.callback.atomic_checkpoint import AtomicCheckpointIO
+from cxr.errors import UserError
+from cxr.task.sync_norm import SyncedBatchNorms
 
-__all__ = ["make_trainer", "quiet_lightning"]
+__all__ = ["cluster_environment", "make_trainer", "quiet_lightning"]
 
 # Each is a false alarm here: why, beside it.
 _FALSE_ALARMS = (
@@ -22,6 +31,7 @@ _FALSE_ALARMS = (
     ".*ModelCheckpoint.*",  # checkpoints are ours: cxr.callback.checkpoints
     ".*number of training batches.*smaller than the logging interval.*",  # small sets are normal here
     ".*You passed in a `val_dataloader` but have no `validation_step`.*",  # a GAN's are for its score
+    ".*The `srun` command is available on your system but is not used.*",  # on a login node it should not be
 )
 
 
@@ -39,6 +49,39 @@ class AttemptTimer(Timer):
     def state_dict(self) -> dict[str, Any]:
         """Keep nothing in checkpoints."""
         return {}
+
+
+def cluster_environment(
+    devices: int | list[int] | Literal["auto"], num_nodes: int
+) -> list[ClusterEnvironment]:
+    """Return the trainer's environment plugin under SLURM; [] elsewhere, where Lightning finds out by itself.
+
+    Under `srun` its tasks are the processes. Requeueing is the launcher's (submitit's): Lightning's own would
+    answer USR1 by a second kind of checkpoint. In the shell of an allocation (sbatch, salloc), and for one task with
+    several devices, processes are started here: Lightning takes SLURM_NTASKS there for tasks that nobody started.
+
+    Raises:
+        UserError: the tasks of `srun` are not those that `devices` and `num_nodes` ask for.
+    """
+    if TorchElasticEnvironment.detect() or "SLURM_NTASKS" not in os.environ:
+        return []
+    tasks = int(os.environ["SLURM_NTASKS"])
+    under_srun = "SLURM_STEP_ID" in os.environ and "SLURM_PROCID" in os.environ
+    interactive = SLURMEnvironment.job_name() in ("bash", "interactive")  # srun --pty bash
+    wanted = (
+        None if devices == "auto" else num_nodes * (devices if isinstance(devices, int) else len(devices))
+    )
+    if not under_srun or interactive or (tasks == 1 and num_nodes == 1 and wanted not in (1, None)):
+        return [LightningEnvironment()]
+    if wanted is not None and tasks != wanted:
+        raise UserError(
+            f"trainer.devices: {num_nodes} x {wanted // num_nodes} processes are configured, and srun started {tasks} "
+            f"tasks; set trainer.num_nodes and trainer.devices, or srun --nodes={num_nodes} "
+            f"--ntasks-per-node={wanted // num_nodes}"
+        )
+    # Lightning takes the number of tasks only so; `srun --ntasks=2` leaves it unset.
+    os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(tasks // num_nodes))
+    return [SLURMEnvironment(auto_requeue=False)]
 
 
 def make_trainer(
@@ -83,10 +126,13 @@ def make_trainer(
         log_every_n_steps=log_every_n_steps,
         limit_train_batches=limit_train_batches,
         deterministic=deterministic,
-        sync_batchnorm=sync_batchnorm,
         logger=logger,
         callbacks=[*bars.get(progress, []), *timer, *callbacks],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[
+            AtomicCheckpointIO(),
+            *cluster_environment(devices, num_nodes),
+            *([SyncedBatchNorms()] if sync_batchnorm else []),  # Lightning's own refuses a CPU
+        ],
         default_root_dir=run_dir,
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),  # never Lightning's own
         enable_progress_bar=progress != "none",

@@ -128,6 +128,8 @@ class Run:
         state: State = "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed"
         first = (str(error).strip().splitlines() or [""])[0].replace(str(Path.home()), "~")
         text = f"{type(error).__name__}: {first}" if first else type(error).__name__
+        if isinstance(error, KeyboardInterrupt) and first:
+            text = first  # "stopped by SIGTERM"
         self._write(state, error=text, ended=_now(), wall_s=self.wall_s)
 
     def close(self) -> None:

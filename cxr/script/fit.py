@@ -6,7 +6,7 @@ import csv
 import io
 import platform
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning
 import torch
@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 
 from cxr.callback.csv_log import CSVLog
 from cxr.callback.early_stopping import EarlyStopping
+from cxr.callback.preemption import StopOnSignal
 from cxr.config import build
 from cxr.errors import UserError
 from cxr.files import digest, write_json
@@ -29,7 +30,14 @@ def fit(run: Run) -> None:
 
     Raises:
         UserError: anything about the data, the split or the leak guard that the user can mend.
+        KeyboardInterrupt: a signal has stopped it (SIGTERM, SIGUSR2, SIGINT); the run can be resumed. Processes
+            other than the first end with SystemExit(0): Lightning kills the first when another's code is not 0.
     """
+    with StopOnSignal() as stop:
+        _fit(run, stop)
+
+
+def _fit(run: Run, stop: StopOnSignal) -> None:
     config = run.config
     run.start()
     if run.last_checkpoint is not None:
@@ -50,16 +58,18 @@ def fit(run: Run) -> None:
         raise UserError("callback.early_stopping: there are no validation images to watch; "
                         "set split.val=0.1 or callback.early_stopping=null")  # fmt: skip
     trainer: lightning.Trainer = build(config["trainer"])(
-        run_dir=run.path, logger=loggers, callbacks=callbacks
+        run_dir=run.path, logger=loggers, callbacks=[stop, *callbacks]
     )
     if run.primary:
         write_json(run.path / "manifest.json", _manifest(run, prepared, trainer))
-    _train(trainer, task, prepared, run, loggers)
+    _train(trainer, task, prepared, run, loggers, stop)
     done, wanted = epochs_done(trainer), config["trainer"]["max_epochs"]
     early = next((c for c in trainer.callbacks if isinstance(c, EarlyStopping) and c.stopped), None)  # type: ignore[attr-defined]  # Lightning's stubs hide it
     if early is not None:
         print(f"{run.path}: stopped early after {done} of {wanted} epochs: {early.monitor} has not improved "
               f"for {early.wait_count} validations")  # fmt: skip
+    elif stop.stopped and done < wanted:
+        _interrupt(run, stop)
     elif done < wanted:
         print(f"{run.path}: trainer.max_time is over after {done} of {wanted} epochs; "
               "the same command goes on from there")  # fmt: skip
@@ -79,18 +89,26 @@ def _train(
     prepared: Prepared,
     run: Run,
     loggers: Sequence[Logger],
+    stop: StopOnSignal,
 ) -> None:
-    """Train; loggers are closed in every case, and Ctrl-C stays what it is (Lightning makes it exit code 1)."""
+    """Train; loggers are closed in every case, and a signal ends it as an interruption (Lightning: exit code 1)."""
     module = prepared.module(run.config)
     try:
         trainer.fit(task, datamodule=module, ckpt_path=run.last_checkpoint, weights_only=True)
     except SystemExit:
         if trainer.interrupted:
-            raise KeyboardInterrupt from None
+            _interrupt(run, stop)
         raise
     finally:
         for logger in loggers:
             logger.finalize("success" if trainer.state.finished else "failed")
+
+
+def _interrupt(run: Run, stop: StopOnSignal) -> NoReturn:
+    """End as interrupted; only the first process says so by its exit code."""
+    if run.primary:
+        raise KeyboardInterrupt(stop.reason)
+    raise SystemExit(0)
 
 
 def _announcement(prepared: Prepared) -> list[str]:
