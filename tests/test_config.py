@@ -79,7 +79,6 @@ GIVEN_BY_CODE: dict[str, set[str]] = {
     **{name: {"optimizer"} for name in SCHEDULERS},
     **{f"cxr.data.mix.{name}": {"real_labels", "synthetic_labels", "classes"} for name in MIXES},
     **{f"cxr.data.split.{name}": {"index"} for name in SPLITS},
-    "cxr.callback.wandb_log.wandb_log": {"save_dir", "config"},
     "cxr.data.augment.none": {"batch", "rng"},
     "cxr.data.module.CXRDataModule": {
         *("images", "labels", "parts", "seed", "augment", "synthetic", "synthetic_labels")

@@ -20,6 +20,7 @@ LEVELS: list[set[str]] = [
     {"data", "gan", "classifier", "loss", "metric"},
     {"task"},
     {"extractor"},
+    {"tracking"},
     {"callback"},
     {"trainer"},
     {"evaluation"},

@@ -56,6 +56,7 @@ def job(config: DictConfig) -> float | None:
 
     from cxr.script.predict import evaluate_run
 
+    wandb = None if values.get("logger") is None else build(values["logger"])
     records: list[dict[str, Any]] = []
     for run in track(runs, description="evaluating", transient=True, disable=not sys.stdout.isatty()):
         data_root = Path(values["data_root"]) if values["data_root"] else None
@@ -78,6 +79,10 @@ def job(config: DictConfig) -> float | None:
             layer, n = values["heatmap_layer"], values["heatmaps"]
             listing = explain_run(run, record, n=n, layer=layer, data_root=data_root, **asked)
             print("".join(f"  {line}\n" for line in describe(listing)), end="")
+        if wandb is not None:
+            from cxr.script.track import track_evaluation
+
+            track_evaluation(wandb, run, record, data_root)
     if values.get("report") is not None:
         from cxr.report.build import build_report
 

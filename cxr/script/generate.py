@@ -66,6 +66,10 @@ def job(config: DictConfig) -> None:
         from cxr.evaluation.review import write_review
 
         look = write_review(made)[0]
+    if values.get("logger") is not None:
+        from cxr.tracking.generation import log_set
+
+        log_set(build(values["logger"]), run_dir, made)
     print(f"{made.path}: {len(made.index)} images of {classes}, {made.images.shape[1]} px, after {gans[0].g_steps} steps of G; "
           f"look at {look}")  # fmt: skip
 

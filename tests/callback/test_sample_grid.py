@@ -32,7 +32,13 @@ def test_every_k_epochs_and_the_last_with_the_same_latents(tmp_path: Path) -> No
         trainer: Any = type(
             "FakeTrainer",
             (),
-            {"current_epoch": epoch, "max_epochs": 5, "is_global_zero": True, "default_root_dir": tmp_path},
+            {
+                "current_epoch": epoch,
+                "max_epochs": 5,
+                "is_global_zero": True,
+                "default_root_dir": tmp_path,
+                "loggers": [],
+            },
         )
         grid.on_train_epoch_end(trainer, task)
     files = sorted((tmp_path / "figures").iterdir())

@@ -1,0 +1,153 @@
+"""Begins a W&B run: online when logged in, else offline, its own and no other's, without facts about the user.
+
+wandb would record the host's user, the command line, the interpreter's path, installed packages and the terminal's
+output. Paths under a home folder are in most of these, so all are off; the versions, git revision and device of a
+run come from its manifest.json.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cxr.errors import UserError
+from cxr.tracking.clean import clean
+from cxr.tracking.identity import JobType, remember, run_id
+from cxr.tracking.settings import Wandb
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+__all__ = ["begin", "tracked"]
+
+Mode = Literal["online", "offline", "disabled"]
+PATIENCE_S = 60.0  # for W&B's servers to answer before a run goes offline
+STAGING = "WANDB_DATA_DIR"
+_told: set[str] = set()
+_staging = ""  # what we have put into STAGING; another value is the user's
+
+
+def begin(
+    settings: Wandb,
+    *,
+    folder: Path,
+    kind: JobType,
+    key: str,
+    group: str | None,
+    tags: list[str],
+    config: Mapping[str, Any],
+) -> Run:
+    """Start (or go on in) the W&B run of a stage, whose files are below `folder`/wandb.
+
+    Args:
+        key: a hash of what the stage is; the same key in the same folder is the same W&B run.
+
+    Raises:
+        UserError: mode=online, and nobody is logged in or W&B does not answer.
+    """
+    import wandb
+
+    mode, why = _mode(settings)
+    _stage_beside(folder)
+    who = run_id(folder, kind, key)
+    arguments: dict[str, Any] = {
+        "id": who,
+        "name": clean(folder.name),
+        "project": settings.project,
+        "entity": settings.entity,
+        "group": None if group is None else clean(group),
+        "job_type": kind,
+        "tags": clean(tags),
+        "config": clean(config),
+        "dir": str(folder),
+        "reinit": "create_new",  # never go on in a run that another job of this process has left open
+    }
+    try:
+        # offline, `resume` does nothing: a second folder of the same id is made, and `wandb sync` joins them
+        run = wandb.init(
+            **arguments, mode=mode, resume="allow" if mode == "online" else None, settings=_private(mode)
+        )
+    except wandb.errors.CommError as error:
+        reason = clean(str(error).strip().splitlines()[0])
+        if settings.mode == "online":
+            raise UserError(
+                f"logger.mode=online: W&B does not answer ({reason}); run `wandb login`, or set logger.mode=auto"
+            ) from None
+        mode, why = "offline", f"W&B does not answer: {reason}"
+        run = wandb.init(**arguments, mode=mode, settings=_private(mode))
+    where = f"{folder}/wandb/offline-run-*-{who}"
+    later = f"; `wandb sync {where}` uploads it" if mode == "offline" else ""
+    _say(f"W&B: {run.url}" if mode == "online" else f"W&B: {mode} ({why}){later}")
+    here = {"project": settings.project, "entity": settings.entity, "mode": mode}
+    remember(folder, kind, clean({"id": who, "key": key, "group": group, **here}))
+    return run
+
+
+@contextmanager
+def tracked(run: Run) -> Iterator[Run]:
+    """Finish the W&B run in every case: 0 when the block ends well, 1 on any error and on Ctrl-C."""
+    try:
+        yield run
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish(exit_code=0)
+
+
+def _stage_beside(folder: Path) -> None:
+    """Have wandb keep what is yet to be uploaded beside the run, not in the home folder: the two travel together."""
+    global _staging
+    if os.environ.get(STAGING, "") == _staging:
+        _staging = os.environ[STAGING] = str(folder.resolve() / "wandb")
+
+
+def _private(mode: Mode) -> Any:
+    import wandb
+
+    return wandb.Settings(
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        init_timeout=PATIENCE_S,
+        quiet=True,
+        silent=mode != "online",  # we have said it
+        x_disable_meta=True,
+        x_save_requirements=False,
+    )
+
+
+def _mode(settings: Wandb) -> tuple[Mode, str]:
+    """Return how to run and why; the environment's WANDB_MODE stands above `auto`."""
+    asked = os.environ.get("WANDB_MODE", "")
+    if settings.mode == "offline":
+        return "offline", "logger.mode=offline"
+    if settings.mode == "auto" and asked in ("offline", "dryrun"):
+        return "offline", f"WANDB_MODE={asked}"
+    if settings.mode == "auto" and asked == "disabled":
+        return "disabled", f"WANDB_MODE={asked}"
+    logged_in, why = _logged_in()
+    if logged_in:
+        return "online", "logged in"
+    if settings.mode == "online":
+        raise UserError(f"logger.mode=online: {why}; run `wandb login`, or set logger.mode=auto")
+    return "offline", why
+
+
+def _logged_in() -> tuple[bool, str]:
+    import wandb
+
+    try:
+        return wandb.login(prompt=False, verify=False), "not logged in"
+    except (wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
+        return False, clean(str(error).strip().splitlines()[0])
+
+
+def _say(line: str) -> None:
+    """Print what was not printed before: an evaluation of ten runs says once that it is offline."""
+    what = line.partition(";")[0]
+    if what not in _told:
+        _told.add(what)
+        print(line)
