@@ -10,11 +10,9 @@ from typing import Any, Literal
 
 import lightning
 from lightning.fabric.plugins import ClusterEnvironment
-from lightning.fabric.plugins.environments import (
-    LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Checkpoint, RichProgressBar, Timer, TQDMProgressBar
 
 from cxr._memory import keep_freed_memory
