@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cxr.data.sampler import Draw, EpochSampler
+from cxr.data.worker import begin_worker
 
 __all__ = ["Augment", "Batch", "EpochLoader", "ImageDataset"]
 
@@ -64,8 +65,10 @@ class ImageDataset(Dataset[Batch]):
         rows = self.rows[draw.positions]
         pixels = self._pixels(rows)
         if self.augment is not None:
-            rng = np.random.default_rng([self.seed, draw.epoch, draw.batch, int(draw.positions[0])])
-            pixels = np.ascontiguousarray(self.augment(pixels, rng))
+            # A generator for each image: its change is the same whatever the batch size, the rank or the worker.
+            for i, position in enumerate(draw.positions):
+                rng = np.random.default_rng([self.seed, draw.epoch, int(position)])
+                pixels[i : i + 1] = self.augment(pixels[i : i + 1], rng)
         return {
             "image": torch.from_numpy(pixels).unsqueeze(1),
             "label": torch.from_numpy(self._labels(rows)),
@@ -129,6 +132,7 @@ class EpochLoader:
             batch_sampler=batches,
             num_workers=num_workers,
             collate_fn=_same,
+            worker_init_fn=begin_worker,
             persistent_workers=num_workers > 0,
         )
 

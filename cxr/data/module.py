@@ -8,6 +8,7 @@ import lightning
 import numpy as np
 import numpy.typing as npt
 
+from cxr.data.augment import none
 from cxr.data.dataset import Augment, EpochLoader, ImageDataset, Pixels
 from cxr.data.sampler import EpochSampler
 from cxr.errors import UserError
@@ -22,7 +23,8 @@ class CXRDataModule(lightning.LightningDataModule):
     parts: rows by part. `train` may repeat rows and hold -1 - position for synthetic images
         (see `mix.training_rows`); the other parts may not. A part that is absent is empty.
     synthetic: stacks (n, S, S) uint8, counted one after the other; synthetic_labels: (sum n, L).
-    augment: applied to training batches only, with an rng that (seed, epoch, batch) fixes.
+    batch_size, eval_batch_size: images of a batch over all processes; see `EpochSampler`.
+    augment: applied to training images one by one, with an rng that (seed, epoch, position) fixes.
 
     A batch is {"image": uint8 (B, 1, S, S), "label": float32 (B, L), "row": int64 (B,)}.
     Use it with Trainer(use_distributed_sampler=False): the sampler shares images among ranks.
@@ -54,7 +56,8 @@ class CXRDataModule(lightning.LightningDataModule):
         self.images, self.labels, self.parts = images, labels, dict(parts)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_workers, self.drop_last, self.seed = num_workers, drop_last, seed
-        self.augment, self.synthetic, self.synthetic_labels = augment, list(synthetic), synthetic_labels
+        self.augment = None if getattr(augment, "func", augment) is none else augment
+        self.synthetic, self.synthetic_labels = list(synthetic), synthetic_labels
 
     def train_dataloader(self) -> EpochLoader:
         """Return the training batches, in an order that (seed, epoch) fixes."""

@@ -25,13 +25,14 @@ class Draw(NamedTuple):
 
 
 class EpochSampler(Sampler[Draw]):
-    """Yields the batches of one rank.
+    """Yields one rank's share of the batches; `batch_size` counts the images of all ranks together.
 
-    Rank r takes the r-th of `world_size` even shares of every global batch, so that ranks
-    never meet and nothing is padded. Without `shuffle` (validation, test) every image is
-    drawn exactly once, over all ranks. With it and several ranks, the last global batch
-    loses up to world_size - 1 images, since ranks must make equally many steps; with
-    `drop_last` it goes altogether when smaller than the others.
+    Rank r takes the r-th of `world_size` even shares of every batch, so that ranks never
+    meet, nothing is padded, and the ranks together see the batches that one process would.
+    Without `shuffle` (validation, test) every image is drawn exactly once, over all ranks,
+    and `batch_size` is rounded up to a multiple of `world_size`. With it and several ranks,
+    the last batch loses up to world_size - 1 images, since a loss is the mean over ranks;
+    with `drop_last` it goes altogether when smaller than the others.
 
     Lightning calls `set_epoch`. `load_state_dict` makes the next pass, and only that one,
     begin at the batch after the last that was taken.
@@ -60,6 +61,18 @@ class EpochSampler(Sampler[Draw]):
         self.world_size = world_size
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank {self.rank} of {self.world_size}")
+        uneven = batch_size % self.world_size
+        if shuffle and uneven:
+            raise UserError(
+                f"loader.batch_size is {batch_size} images over all {self.world_size} processes; expected a multiple "
+                f"of {self.world_size}: set loader.batch_size={batch_size - uneven + self.world_size}"
+            )
+        if not shuffle and 0 < n < self.world_size:
+            raise UserError(
+                f"{n} validation or test images for {self.world_size} processes; expected at least one for each: "
+                f"raise split.val or split.test, or set trainer.devices={n}"
+            )
+        batch_size += -batch_size % self.world_size
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self.shuffle, self.drop_last = shuffle, drop_last
         self.epoch = 0
@@ -67,19 +80,19 @@ class EpochSampler(Sampler[Draw]):
         self._start = 0  # where the next pass begins
         if shuffle and n and not len(self):
             raise UserError(
-                f"{n} training images make no batch of {batch_size} on each of {self.world_size} devices: "
+                f"{n} training images make no batch of {batch_size} over {self.world_size} processes: "
                 f"lower loader.batch_size or set loader.drop_last=false"
             )
 
     def __len__(self) -> int:
         """Return the batches of a whole epoch, also when the next pass begins later."""
-        whole, rest = divmod(self.n, self.batch_size * self.world_size)
+        whole, rest = divmod(self.n, self.batch_size)
         return whole + (self._share(rest)[1] > self._share(rest)[0])
 
     def __iter__(self) -> Iterator[Draw]:
         start, self._start = self._start, 0
         epoch, order = self.epoch, self.order(self.epoch)
-        size = self.batch_size * self.world_size
+        size = self.batch_size
         for batch in range(start, len(self)):
             block = order[batch * size : (batch + 1) * size]
             first, last = self._share(len(block))
@@ -119,10 +132,8 @@ class EpochSampler(Sampler[Draw]):
         return {"n": self.n, "batch_size": self.batch_size, "seed": self.seed, "world_size": self.world_size}
 
     def _share(self, size: int) -> tuple[int, int]:
-        """Return where this rank's share of a global batch of `size` begins and ends."""
-        if size == self.batch_size * self.world_size:
-            return self.rank * self.batch_size, (self.rank + 1) * self.batch_size
-        if self.drop_last:
+        """Return where this rank's share of a batch of `size` begins and ends."""
+        if self.drop_last and size < self.batch_size:
             return 0, 0
         if self.shuffle:
             share = size // self.world_size

@@ -122,6 +122,10 @@ def cross_entropy(
 class Binary(nn.Module):
     """A loss of one output for each independent label, or of the one output of two classes."""
 
+    def divisor(self, targets: Tensor) -> Tensor:
+        """Return what the mean over targets (B, L) divides by: how many labels are known."""
+        return (~torch.isnan(targets)).sum()
+
 
 class _Weighted(nn.Module):
     """A loss with optional weights per class; they travel with the module, not with its checkpoint."""
@@ -208,6 +212,12 @@ class CrossEntropy(_Weighted):
 
     def __init__(self, *, class_weight: list[float] | None, label_smoothing: float) -> None:
         super().__init__("class_weight", class_weight, label_smoothing)
+
+    def divisor(self, targets: Tensor) -> Tensor:
+        """Return what the mean over targets (B, L) divides by: the weight of all rows whose label is known."""
+        each = torch.ones_like(targets[0]) if self.weight is None else self.weight
+        known = ~torch.isnan(targets).any(dim=1)
+        return torch.where(known, each[torch.nan_to_num(targets).argmax(dim=1)], 0.0).sum()
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the scalar loss of logits (B, L) and one-hot targets (B, L)."""

@@ -101,10 +101,9 @@ class ACGANTask(GANTask):
 
     def _make(self, n: int) -> tuple[Tensor, Tensor]:
         """Return n images and their classes, all classes being equally probable (not stated; so in Odena et al. 2017)."""
-        generator = torch.Generator().manual_seed(
-            mix_seed(self.seed, "classes", self.batches_seen, self.global_rank)
-        )
-        labels = torch.randint(len(self.classes), (n,), generator=generator)
+        generator = torch.Generator().manual_seed(self._step_seed("classes"))
+        first = self.global_rank * n  # of the classes of the whole batch, this process's share
+        labels = torch.randint(len(self.classes), (first + n,), generator=generator)[first:]
         labels = labels.to(self.device, non_blocking=True)
         return self.generator(self._latents(n), labels), labels
 

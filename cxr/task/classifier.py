@@ -16,6 +16,7 @@ from cxr.classifier.base import Classifier
 from cxr.data.convert import to_float
 from cxr.errors import UserError
 from cxr.loss.classification import Binary, CrossEntropy, WeightedBCE
+from cxr.task.distributed import over_ranks
 from cxr.task.running import MacroAUROC, Mean
 
 __all__ = ["ClassifierTask", "softmax_log_odds"]
@@ -119,10 +120,22 @@ class ClassifierTask(lightning.LightningModule):
             self.loss.fit(self._targets(labels))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch."""
+        """Return the loss of a batch, weighted so that its mean over processes is that of the whole batch."""
         if batch_idx == 0:  # here, not in a hook, so that a run resumed within an epoch keeps its sums
             self._reset("train")
-        return self._step(batch, "train")
+        loss = self._step(batch, "train")
+        return loss if self.trainer.world_size == 1 else loss * self._share(batch)
+
+    def _share(self, batch: Batch) -> Tensor | float:
+        """Return this process's share of the known labels times the processes; 1 for a loss that tells no divisor.
+
+        Losses are means over known labels and DDP takes the mean over processes: so it is that of the whole batch,
+        however unevenly unknown labels fall.
+        """
+        if not isinstance(self.loss, (Binary, CrossEntropy)):
+            return 1.0
+        own = self.loss.divisor(self._targets(batch["label"])).float()
+        return own * self.trainer.world_size / over_ranks(own, self.trainer, "sum").clamp(min=1e-12)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score a validation batch."""
@@ -232,7 +245,10 @@ class ClassifierTask(lightning.LightningModule):
         """Add the classes, the weights' origin, the unfinished epoch's sums: plain containers only."""
         self._raise_if_bad("train")  # never replace a good checkpoint by a broken network
         metrics = self._metrics["train"]
-        sums = {name: {k: getattr(m, k).cpu() for k in m._defaults} for name, m in metrics.items()}
+        sums = {
+            name: {k: over_ranks(getattr(m, k), self.trainer, "sum").cpu() for k in m._defaults}
+            for name, m in metrics.items()
+        }
         checkpoint["classifier"] = {
             "classes": self.classes,
             "weights": self.network.weights,
@@ -251,7 +267,8 @@ class ClassifierTask(lightning.LightningModule):
             )
         for name, metric in self._metrics["train"].items():
             for key, value in saved["train_sums"].get(name, {}).items():
-                setattr(metric, key, value.to(metric.device))
+                # the sum over all processes goes on in the first
+                setattr(metric, key, value.to(metric.device) * (self.global_rank == 0))
 
 
 def _check(n_outputs: int, loss: nn.Module, classes: list[str], multi_label: bool) -> None:

@@ -7,6 +7,10 @@ Counters are ours. Lightning counts every optimiser's steps, so with two optimis
 twice as fast as the training; here only G's steps pass through Lightning, D's optimiser is stepped directly,
 and `global_step` equals `g_steps`. The moving average of G is by images seen, not by steps: batch size and
 number of processes do not change its meaning.
+
+Several processes do what one would with their batches put together: image i of the whole batch is paired with the
+same latent, batch norms see all of it with `trainer.sync_batchnorm=true`, and losses and logits are logged as means
+over all processes. Only dropout differs, since each process draws its own masks.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar, cast
 
 import lightning
@@ -24,10 +29,12 @@ from torch.optim import Optimizer
 from cxr.data.convert import to_float, to_uint8
 from cxr.errors import UserError
 from cxr.gan.latent import mix_seed
+from cxr.task.distributed import over_ranks, share_buffers, without_exchange
+from cxr.task.loss_scale import end_step, step
 
 __all__ = ["GANTask", "ema_decay", "sample_images"]
 
-PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 
 
 class GANTask(lightning.LightningModule):
@@ -104,11 +111,11 @@ class GANTask(lightning.LightningModule):
         return [self.optimizer_g(g), self.optimizer_d(d)]
 
     def on_fit_start(self) -> None:
-        """Refuse what manual optimisation cannot honour."""
+        """Refuse a precision that steps of our own would not honour."""
         if self.trainer.precision not in PRECISIONS:
             raise UserError(
                 f"trainer.precision: a GAN is trained with one of {', '.join(PRECISIONS)}, got "
-                f"{self.trainer.precision}, which scales losses; set trainer.precision=bf16-mixed"
+                f"{self.trainer.precision}; set trainer.precision=bf16-mixed"
             )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -123,27 +130,25 @@ class GANTask(lightning.LightningModule):
             opt_g.zero_grad()
             opt_d.zero_grad()
         fake, fake_labels = self._make(n)
+        step_now = (batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch
 
         self.discriminator.requires_grad_(True)
         loss_d, watched = self._judge(batch, real, fake.detach(), fake_labels)
-        self.manual_backward(loss_d / self.accumulate)
-        step_now = (batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch
-        if step_now:
-            self._clip(self.discriminator)
-            opt_d.step()
+        self._backward(loss_d, last=step_now)
+        d_moved = step_now and step(opt_d, self.discriminator, self.trainer, self.clip_grad_norm)
 
         self.discriminator.requires_grad_(False)  # G's gradient passes through D, D's own is not computed
         loss_g = self._deceive(fake, fake_labels)
-        self.manual_backward(loss_g / self.accumulate)
+        self._backward(loss_g, last=step_now)
         self.discriminator.requires_grad_(True)
+        g_moved = step_now and step(opt_g, self.generator, self.trainer, self.clip_grad_norm)
         if step_now:
-            self._clip(self.generator)
-            opt_g.step()
+            end_step(self.trainer, complete=d_moved and g_moved)
 
         self.in_accumulation = not step_now
         self.batches_seen += 1
         self.images_seen += n * self.trainer.world_size
-        self.g_steps += int(step_now)
+        self.g_steps += int(g_moved)
         self._update_ema(n * self.trainer.world_size)
         self._watch(torch.stack((loss_d, loss_g, *watched)).detach())
 
@@ -154,10 +159,12 @@ class GANTask(lightning.LightningModule):
 
     def share_buffers(self) -> None:
         """Give all processes the first's batch norm statistics, as DDP does before its next forward pass anyway."""
-        if self.trainer.world_size > 1:
-            for network in (self.generator, self.discriminator, self.generator_ema):
-                for buffer in network.buffers() if network is not None else ():
-                    torch.distributed.broadcast(buffer, src=0)
+        share_buffers((self.generator, self.discriminator, self.generator_ema), self.trainer)
+
+    def _backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add to the gradients; processes exchange them at the last part of a batch."""
+        with nullcontext() if last else without_exchange(self.trainer):
+            self.manual_backward(loss / self.accumulate)
 
     def _make(self, n: int) -> tuple[Tensor, Tensor | None]:
         """Return n images of G in [-1, 1] for this step, and their classes int64 (n,) if it was told any."""
@@ -178,10 +185,13 @@ class GANTask(lightning.LightningModule):
         return self.loss_g(self.discriminator(fake))
 
     def _latents(self, n: int) -> Tensor:
-        """Return n latents of this step and process, on the device."""
-        seed = mix_seed(self.seed, "train", self.batches_seen, self.global_rank)
-        z = sample_latent(self.generator, n, seed=seed, start=0)
+        """Return n latents of this step, on the device: this process's share of those of the whole batch."""
+        z = sample_latent(self.generator, n, seed=self._step_seed("train"), start=self.global_rank * n)
         return z.to(self.device, non_blocking=True)
+
+    def _step_seed(self, what: str) -> int:
+        """Return the seed of this step's draws; the 0 was a rank's, and keeps earlier runs repeatable."""
+        return mix_seed(self.seed, what, self.batches_seen, 0)
 
     def sample(
         self,
@@ -232,10 +242,6 @@ class GANTask(lightning.LightningModule):
         self.g_steps, self.images_seen = state["g_steps"], state["images_seen"]
         self.batches_seen, self._log_count = state["batches_seen"], state["log_count"]
 
-    def _clip(self, network: nn.Module) -> None:
-        if self.clip_grad_norm is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), self.clip_grad_norm)
-
     @torch.no_grad()
     def _update_ema(self, images: int) -> None:
         if self.generator_ema is None or self.ema_half_life_images is None:
@@ -250,12 +256,14 @@ class GANTask(lightning.LightningModule):
 
     def _watch(self, values: Tensor) -> None:
         """Sum losses and logits on the device; look at them every `log_every_n_steps` (CPU: every step)."""
-        self._log_sums += values
+        self._log_sums += over_ranks(
+            values, self.trainer, "mean"
+        )  # equal sums: all find a divergence at once
         self._log_count += 1
         log_now = self.batches_seen % cast(Any, self.trainer).log_every_n_steps == 0
         if log_now or self.device.type == "cpu":
             self._check_finite()
-        if log_now:  # the mean since the last time; rank 0's own
+        if log_now:  # the mean since the last time
             means = self._log_sums / self._log_count
             self.log_dict(dict(zip(self.logged, means, strict=True)), prog_bar=True)
             self._log_sums.zero_()

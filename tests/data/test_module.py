@@ -178,12 +178,12 @@ def test_ranks_share_one_order_without_padding(
     n: int, world_size: int, shuffle: bool, drop_last: bool
 ) -> None:
     def rank(r: int, of: int) -> EpochSampler:
-        return EpochSampler(n, 2, 7, shuffle, drop_last and shuffle, r, of)
+        return EpochSampler(n, 2 * world_size, 7, shuffle, drop_last and shuffle, r, of)
 
     try:
         ranks = [rank(r, world_size) for r in range(world_size)]
     except UserError:
-        assert shuffle and 0 < n < 2 * world_size, "only where no rank would get a batch"
+        assert 0 < n < 2 * world_size if shuffle else n < world_size, "only where a rank would get nothing"
         return
     draws = [[d.positions.tolist() for d in sampler] for sampler in ranks]
     assert [len(d) for d in draws] == [len(sampler) for sampler in ranks]
@@ -205,7 +205,14 @@ def test_rank_and_world_size_come_from_torch(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 2)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 3)
-    sampler = EpochSampler(9, 1, 0, shuffle=False, drop_last=False)
+    sampler = EpochSampler(9, 2, 0, shuffle=False, drop_last=False)
+    assert sampler.batch_size == 3, "rounded up to one for each"
+    with pytest.raises(
+        UserError, match=r"loader\.batch_size is 4 images .* 3 processes.* set loader\.batch_size=6"
+    ):
+        EpochSampler(9, 4, 0, shuffle=True, drop_last=False)
+    with pytest.raises(UserError, match="2 validation or test images for 3 processes"):
+        EpochSampler(2, 3, 0, shuffle=False, drop_last=False)
     assert [draw.positions.tolist() for draw in sampler] == [[2], [5], [8]]
 
 

@@ -1,0 +1,73 @@
+"""16-bit training of two networks: one loss scale, unscaled before clipping, moved once per step (Micikevicius 2018).
+
+Lightning's precision plugin moves the scale whenever an optimiser steps. With two optimisers and accumulated parts
+that would change it between the parts of G's gradient. So the plugin scales the losses (`manual_backward`), keeps the
+scaler's state in checkpoints, and everything else is done here. Without a scaler (float32, bfloat16) a step is a step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import nn
+from torch.optim import Optimizer
+
+from cxr.errors import UserError
+
+__all__ = ["end_step", "step"]
+
+SMALLEST = 1.0  # below it, gradients as they are overflow 16 bits: no scale would help
+
+
+def step(
+    optimizer: Optimizer | LightningOptimizer,
+    network: nn.Module,
+    trainer: lightning.Trainer,
+    clip_grad_norm: float | None,
+) -> bool:
+    """Clip and step; return False where a gradient overflowed and the step was left out.
+
+    A LightningOptimizer's steps are counted by the trainer, those left out are not.
+    """
+    scaler = _scaler(trainer)
+    raw = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+    if scaler is not None:
+        scaler.unscale_(raw)
+    if clip_grad_norm is not None:
+        nn.utils.clip_grad_norm_(network.parameters(), clip_grad_norm)
+    if scaler is None:
+        optimizer.step()
+        return True
+    if any(
+        found.item() for found in scaler._found_inf_per_device(raw).values()
+    ):  # what scaler.step() looks at
+        return False
+    counted = optimizer if isinstance(optimizer, LightningOptimizer) else None
+    if counted is not None:
+        counted._on_before_step()
+    scaler.step(raw)
+    if counted is not None:
+        counted._on_after_step()
+    return True
+
+
+def end_step(trainer: lightning.Trainer, *, complete: bool) -> None:
+    """Move the scale, once for both networks; a UserError where no scale is left to try.
+
+    complete: no step was left out.
+    """
+    scaler = _scaler(trainer)
+    if scaler is None:
+        return
+    scaler.update()
+    if not complete and scaler.get_scale() < SMALLEST:
+        raise UserError(
+            "trainer.precision: gradients overflow 16 bits at every loss scale; expected some that do not: "
+            "set trainer.precision=bf16-mixed (or 32-true)"
+        )
+
+
+def _scaler(trainer: lightning.Trainer) -> Any:
+    return getattr(trainer.precision_plugin, "scaler", None)
