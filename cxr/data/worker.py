@@ -1,0 +1,54 @@
+"""What a data worker does with signals: its parent ends it, nobody else, and it ends with its parent.
+
+A signal to the whole process group (Ctrl-C, `scancel`, a service manager) would end the workers at once, and the
+parent, which means to finish its step, would fail for lack of images.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+
+__all__ = ["begin_worker", "end_with_parent"]
+
+_PR_SET_PDEATHSIG = 1  # prctl(2), linux/prctl.h
+
+
+def begin_worker(worker: int) -> None:
+    """Leave to the parent what the parent answers; the `worker_init_fn` of a DataLoader."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    if sys.platform != "linux":  # no sigwaitinfo: SIGTERM to the group ends the worker
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # for the thread below to take
+    threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey(parent: int) -> None:
+    """End on the parent's own SIGTERM: DataLoader and multiprocessing send it to a worker that is left at exit."""
+    if sys.platform == "linux":
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)  # anything else makes torch raise an error in the parent
+
+
+def end_with_parent() -> bool:
+    """Have the kernel kill this process when its parent dies, however that dies; return whether it will.
+
+    Linux only. Elsewhere a worker looks for its parent every 5 s while it waits for work (torch's own watch).
+    """
+    parent = os.getppid()
+    if sys.platform != "linux":
+        return False
+    try:
+        asked = ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    except (AttributeError, OSError):  # a C library without it
+        return False
+    if os.getppid() != parent:  # it died before we asked
+        os.kill(os.getpid(), signal.SIGKILL)
+    return bool(asked == 0)
