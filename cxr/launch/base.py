@@ -32,9 +32,11 @@ class JobLauncher(Launcher):
     Attributes:
         exit_on_failure: end the process with 1 when a job failed; a sweeper that goes on without it sets this to False
             and finds the failure in the job's return.
+        starts_jobs: False for a launcher that only shows what it would start.
     """
 
     name: ClassVar[str]  # in conf/hydra/launcher
+    starts_jobs: ClassVar[bool] = True
     exit_on_failure = True
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -44,23 +46,43 @@ class JobLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Check all jobs, run all jobs, show all jobs; exits with 1 if any failed."""
         setup_globals()
-        self.check_own_values()
-        loader, self.folder = self.hydra_context.config_loader, sweep_folder(self.config)
-        jobs = compose_jobs(loader, self.config, job_overrides, initial_job_idx)
+        jobs = self.compose(dict(enumerate(job_overrides, initial_job_idx)))
         refuse_problems(jobs)
         with hold(self.folder):
-            for job in jobs:
-                if job.before == "finished":
-                    job.skip()
-            self.save(jobs)
             try:
-                self.run([job for job in jobs if job.state == "not started"], jobs)
+                self.work(jobs)
             finally:
-                write_record(self.folder, self.name, jobs, ended=True)
                 print_table(jobs)
         if self.exit_on_failure and any(job.failed for job in jobs):
             sys.exit(1)
         return [returned(job) for job in jobs]
+
+    def compose(self, job_overrides: Mapping[int, Sequence[str]]) -> list[Job]:
+        """Return jobs by their numbers, composed and checked; one that cannot run carries its `problem`."""
+        self.check_own_values()
+        loader, self.folder = self.hydra_context.config_loader, sweep_folder(self.config)
+        return [
+            job
+            for number, overrides in job_overrides.items()
+            for job in compose_jobs(loader, self.config, [overrides], number)
+        ]
+
+    def work(self, jobs: Sequence[Job], others: Sequence[Job] = ()) -> None:
+        """Skip the finished jobs, run the rest; whoever calls holds the sweep's folder.
+
+        Args:
+            others: jobs of the sweep that are not to be run now, for a sweeper that starts its jobs in batches:
+                they are in the record too.
+        """
+        everything = sorted([*others, *jobs], key=lambda job: job.number)
+        for job in jobs:
+            if job.before == "finished":
+                job.skip()
+        self.save(everything)
+        try:
+            self.run([job for job in jobs if job.state == "not started"], everything)
+        finally:
+            write_record(self.folder, self.name, everything, ended=True)
 
     def save(self, jobs: Sequence[Job]) -> None:
         """Write the sweep's record as things stand."""
