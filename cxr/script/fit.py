@@ -20,6 +20,7 @@ from cxr.errors import UserError
 from cxr.files import digest, write_json
 from cxr.run import Run, manifest
 from cxr.script.prepare import Prepared, prepare
+from cxr.script.ranks import Ranks
 from cxr.task.classifier import ClassifierTask
 
 __all__ = ["epochs_done", "fit"]
@@ -41,10 +42,10 @@ def _fit(run: Run, stop: StopOnSignal) -> None:
     config = run.config
     run.start()
     if run.last_checkpoint is not None:
-        print(f"{run.path}: goes on from checkpoints/last.ckpt")
+        _say(run, f"{run.path}: goes on from checkpoints/last.ckpt")
     prepared = prepare(config)
     for line in _announcement(prepared):
-        print(line)
+        _say(run, line)
     lightning.seed_everything(config["seed"], verbose=False)
     task: lightning.LightningModule = build(config["task"])
     if isinstance(task, ClassifierTask):
@@ -62,24 +63,31 @@ def _fit(run: Run, stop: StopOnSignal) -> None:
     )
     if run.primary:
         write_json(run.path / "manifest.json", _manifest(run, prepared, trainer))
+    if (processes := trainer.world_size) > 1:
+        share = config["loader"]["batch_size"] // processes
+        _say(
+            run,
+            f"{processes} processes, {share} images of each batch for each (loader.batch_size counts all)",
+        )
     _train(trainer, task, prepared, run, loggers, stop)
     done, wanted = epochs_done(trainer), config["trainer"]["max_epochs"]
     early = next((c for c in trainer.callbacks if isinstance(c, EarlyStopping) and c.stopped), None)  # type: ignore[attr-defined]  # Lightning's stubs hide it
     if early is not None:
-        print(f"{run.path}: stopped early after {done} of {wanted} epochs: {early.monitor} has not improved "
+        _say(run, f"{run.path}: stopped early after {done} of {wanted} epochs: {early.monitor} has not improved "
               f"for {early.wait_count} validations")  # fmt: skip
     elif stop.stopped and done < wanted:
         _interrupt(run, stop)
     elif done < wanted:
-        print(f"{run.path}: trainer.max_time is over after {done} of {wanted} epochs; "
+        _say(run, f"{run.path}: trainer.max_time is over after {done} of {wanted} epochs; "
               "the same command goes on from there")  # fmt: skip
         raise SystemExit(0)
     run.finish(_headline(_scores(trainer, log)))
     if run.primary:
         write_json(run.path / "manifest.json", _manifest(run, prepared, trainer))
-    print(
+    _say(
+        run,
         f"{run.path}: finished"
-        + "".join(f"  {k} {v:.4f}" for k, v in list(run.metric.items())[:3] if v is not None)
+        + "".join(f"  {k} {v:.4f}" for k, v in list(run.metric.items())[:3] if v is not None),
     )
 
 
@@ -93,8 +101,15 @@ def _train(
 ) -> None:
     """Train; loggers are closed in every case, and a signal ends it as an interruption (Lightning: exit code 1)."""
     module = prepared.module(run.config)
+
+    def fail(error: BaseException) -> None:
+        run.fail(error)
+        for logger in loggers:
+            logger.finalize("failed")
+
     try:
-        trainer.fit(task, datamodule=module, ckpt_path=run.last_checkpoint, weights_only=True)
+        with Ranks(trainer, fail):
+            trainer.fit(task, datamodule=module, ckpt_path=run.last_checkpoint, weights_only=True)
     except SystemExit:
         if trainer.interrupted:
             _interrupt(run, stop)
@@ -102,6 +117,12 @@ def _train(
     finally:
         for logger in loggers:
             logger.finalize("success" if trainer.state.finished else "failed")
+
+
+def _say(run: Run, line: str) -> None:
+    """Print what several processes would otherwise all say."""
+    if run.primary:
+        print(line)
 
 
 def _interrupt(run: Run, stop: StopOnSignal) -> NoReturn:

@@ -7,12 +7,14 @@ own; on a GPU torch's kernels do the same.
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
 
 import torch
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.distributed.nn.functional import all_reduce as _all_reduce
+
+all_reduce: Callable[[Tensor], Tensor] = _all_reduce  # with a gradient; torch gives it no types
 
 __all__ = ["SyncBatchNorm", "SyncedBatchNorms"]
 
@@ -24,16 +26,16 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         """Return a tensor of the shape and type of `input`; moves the running statistics while training."""
         alone = not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
         if input.device.type != "cpu" or not self.training or alone:
-            return cast(Tensor, super().forward(input))
+            return super().forward(input)
         x = input.float()
         dims = [d for d in range(x.dim()) if d != 1]
         shape = [-1 if d == 1 else 1 for d in range(x.dim())]
         n = x.numel() / x.shape[1]
-        total = all_reduce(torch.cat((x.sum(dims), x.new_tensor([n]))))
+        total: Tensor = all_reduce(torch.cat((x.sum(dims), x.new_tensor([n]))))
         n_all = total[-1].detach()
         mean = total[:-1] / n_all
         centred = x - mean.view(shape)
-        variance = all_reduce(centred.square().sum(dims)) / n_all
+        variance: Tensor = all_reduce(centred.square().sum(dims)) / n_all
         self._move_running(mean.detach(), (variance * n_all / (n_all - 1)).detach())
         y = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:

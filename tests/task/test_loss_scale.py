@@ -28,7 +28,7 @@ SGD = functools.partial(torch.optim.SGD, lr=0.05)
 
 def half(scale: float = 2.0**10, growth_interval: int = 2000) -> MixedPrecision:
     """16-mixed as on a GPU; asked for by name, Lightning takes bf16-mixed on a CPU."""
-    scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=growth_interval)  # type: ignore[attr-defined]
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=growth_interval)
     return MixedPrecision("16-mixed", device="cpu", scaler=scaler)
 
 
