@@ -82,6 +82,9 @@ class ClassifierTask(lightning.LightningModule):
         self.classes, self.multi_label, self.output = list(classes), multi_label, output
         self._one_logit = network.n_outputs == 1 and not multi_label
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
+        self._plateau: ReduceLROnPlateau | None = None
+        self._plateau_state: dict[str, Any] | None = None
+        self._val_loss: float | None = None  # of this epoch
         self._bad_step: Tensor | None = None
         self._metrics: dict[str, dict[str, Metric]] = {
             split: {"loss": Mean(), "accuracy": Mean()} for split in SPLITS
@@ -175,8 +178,14 @@ class ClassifierTask(lightning.LightningModule):
             metrics["auroc"].update(self.probabilities(logits)[:, -targets.shape[1] :], targets)
 
     def on_train_epoch_end(self) -> None:
-        """Log training loss and accuracy."""
+        """Log training loss and accuracy; lower the learning rate if the validation of this epoch says so.
+
+        Lightning steps ReduceLROnPlateau after the epoch's checkpoint is saved: a resumed run would miss the step.
+        """
         self._report("train")
+        if self._plateau is not None and self._val_loss is not None:
+            self._plateau.step(self._val_loss)
+        self._val_loss = None
 
     def on_validation_epoch_start(self) -> None:
         """Start from zero, also after the sanity check."""
@@ -203,6 +212,8 @@ class ClassifierTask(lightning.LightningModule):
         values = {f"{split}/{name}": metric.compute() for name, metric in self._metrics[split].items()}
         # Already equal on all ranks; sync_dist only keeps Lightning from warning that they may not be.
         self.log_dict(values, sync_dist=True, prog_bar=True)
+        if split == "val":
+            self._val_loss = float(values["val/loss"])
         if split != "train":  # lists of scores; training sums must survive until the next epoch's first batch
             self._reset(split)
 
@@ -236,10 +247,12 @@ class ClassifierTask(lightning.LightningModule):
         if self._make_scheduler is None:
             return optimizer
         scheduler = self._make_scheduler(optimizer)
-        config: dict[str, Any] = {"scheduler": scheduler, "interval": "epoch"}
         if isinstance(scheduler, ReduceLROnPlateau):
-            config["monitor"] = "val/loss"
-        return {"optimizer": optimizer, "lr_scheduler": config}
+            self._plateau = scheduler
+            if self._plateau_state is not None:
+                scheduler.load_state_dict(self._plateau_state)
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the classes, the weights' origin, the unfinished epoch's sums: plain containers only."""
@@ -253,6 +266,7 @@ class ClassifierTask(lightning.LightningModule):
             "classes": self.classes,
             "weights": self.network.weights,
             "train_sums": sums,
+            "plateau": self._plateau.state_dict() if self._plateau is not None else None,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -265,6 +279,7 @@ class ClassifierTask(lightning.LightningModule):
                 f"data.classes: {self.classes}, but the checkpoint was trained on {saved['classes']}; "
                 f"set data.classes=[{','.join(saved['classes'])}]"
             )
+        self._plateau_state = saved.get("plateau")
         for name, metric in self._metrics["train"].items():
             for key, value in saved["train_sums"].get(name, {}).items():
                 # the sum over all processes goes on in the first
