@@ -62,7 +62,7 @@ def begin(
         "job_type": kind,
         "tags": clean(tags),
         "config": clean(config),
-        "dir": str(folder),
+        "dir": str(folder),  # as given: a relative one names no home folder in wandb's own log
         "reinit": "create_new",  # never go on in a run that another job of this process has left open
     }
     try:
@@ -100,7 +100,7 @@ def tracked(run: Run) -> Iterator[Run]:
 def _stage_beside(folder: Path) -> None:
     """Have wandb keep what is yet to be uploaded beside the run, not in the home folder: the two travel together."""
     global _staging
-    if os.environ.get(STAGING, "") == _staging:
+    if os.environ.get(STAGING, "") in ("", _staging):
         _staging = os.environ[STAGING] = str(folder.resolve() / "wandb")
 
 
