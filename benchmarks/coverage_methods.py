@@ -3,27 +3,29 @@
     python -m benchmarks.coverage_methods        (the last two tables of docs/results/coverage.md; minutes)
 
 Percentile, basic and BCa intervals as in Davison & Hinkley (1997, ch. 5); BCa's acceleration is that of the jackknife
-over patients. "ours" is `cxr.metric.interval`.
+over patients; t is value ± t × SE on the score's own scale. "ours" is `cxr.metric.interval`.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from benchmarks.coverage import CLASSES, Scenario, simulate, truths
+from benchmarks.coverage import CLASSES, FIRST_SET, Scenario, simulate, truths
 from cxr.metric.bootstrap import draw_patients, estimate
 from cxr.metric.calibration import weighted_ece
 from cxr.metric.classification import weighted_scores
-from cxr.metric.interval import difference_interval, score_interval
+from cxr.metric.interval import difference_interval, paired_interval, score_interval
+from cxr.metric.resample import patients_bearing
 
 __all__ = ["ece_coverage", "methods_coverage"]
 
 Floats = npt.NDArray[np.float64]
-N_SETS = 300
 AUROC = f"auroc/{CLASSES[1]}"
 COMPARED = (
     Scenario(100, "1", 0.0, 0.95, 0.5),
@@ -32,10 +34,10 @@ COMPARED = (
 )
 
 
-def methods_coverage(s: Scenario, n_sets: int, n_resamples: int) -> Counter[tuple[str, str]]:
+def methods_coverage(s: Scenario, sets: Iterable[int], n_resamples: int) -> Counter[tuple[str, str]]:
     """Count the test sets whose interval holds the truth, by quantity and kind of interval."""
     true, hits = truths(s), Counter[tuple[str, str]]()
-    for seed in range(n_sets):
+    for seed in sets:
         made = simulate(s, seed)
         drawn = draw_patients(made.patients, n_resamples=n_resamples, seed=seed)
         p = drawn.n_patients
@@ -47,16 +49,21 @@ def methods_coverage(s: Scenario, n_sets: int, n_resamples: int) -> Counter[tupl
             )[AUROC]
             for prob in (made.first[0], made.second[0])
         )  # fmt: skip
-        rarer = int(min(np.unique(drawn.groups[made.target[:, c] == 1]).size for c in (0, 1)))
+        units = patients_bearing(made.target, drawn, CLASSES, AUROC)
         for name, scored in (("AUROC", first), ("AUROC difference", second - first)):
             value, jackknife, draws = float(scored[0]), scored[1 : 1 + p], scored[1 + p :]
             low, high = np.nanpercentile(draws, (2.5, 97.5))
-            ours = score_interval if name == "AUROC" else difference_interval
+            if name == "AUROC":
+                ours = score_interval(value, draws, units)
+            else:
+                both = (float(second[0]), float(first[0])), (second[1 + p :], first[1 + p :])
+                ours = paired_interval(*both, units)[:2]
             found = {
                 "percentile": (low, high),
                 "basic": (2 * value - high, 2 * value - low),
                 "BCa": _bca(value, jackknife, draws),
-                "ours": ours(value, draws, rarer)[:2],
+                "t": difference_interval(value, draws, units)[:2],
+                "ours": ours,
             }
             for kind, (a, b) in found.items():
                 hits[name, kind] += a is not None and b is not None and a <= true[name] <= b
@@ -74,15 +81,19 @@ def _bca(value: float, jackknife: Floats, draws: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def ece_coverage(patients: int, images: int, sharpness: float, n_sets: int) -> tuple[float, float, float]:
+def ece_coverage(
+    patients: int, images: int, sharpness: float, sets: Sequence[int]
+) -> tuple[float, float, float]:
     """Return the true ECE, the mean of the measured ones and the share of intervals that hold the true one.
 
     sharpness: what the logits of a calibrated model are multiplied by; 1 leaves it calibrated.
     """
-    target, prob, _ = _answers(200_000, 1, sharpness, 0)
-    true = float(weighted_ece(target, prob, None, np.zeros(len(target), np.int64), np.ones((1, 1)))[0])
+    true = 0.0
+    if sharpness != 1:
+        target, prob, _ = _answers(200_000, 1, sharpness, 0)
+        true = float(weighted_ece(target, prob, None, np.zeros(len(target), np.int64), np.ones((1, 1)))[0])
     held, values = 0, []
-    for seed in range(1, n_sets + 1):
+    for seed in sets:
         target, prob, ids = _answers(patients, images, sharpness, seed)
         drawn = draw_patients(ids, n_resamples=200, seed=seed)
         found = estimate(target, [prob], CLASSES, drawn, multi_label=False, threshold=0.5, names=["ece15"])[
@@ -91,7 +102,7 @@ def ece_coverage(patients: int, images: int, sharpness: float, n_sets: int) -> t
         assert found.value is not None and found.low is not None and found.high is not None
         held += found.low <= true <= found.high
         values.append(found.value)
-    return true, float(np.mean(values)), held / n_sets
+    return true, float(np.mean(values)), held / len(sets)
 
 
 def _answers(patients: int, images: int, sharpness: float, seed: int) -> tuple[Floats, Floats, list[str]]:
@@ -106,22 +117,27 @@ def _answers(patients: int, images: int, sharpness: float, seed: int) -> tuple[F
 
 def main() -> None:
     """Print both tables."""
-    kinds = ("percentile", "basic", "BCa", "ours")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--sets", type=int, default=500, help="simulated test sets per row")
+    parser.add_argument("--first", type=int, default=FIRST_SET, help="number of the first set")
+    given = parser.parse_args()
+    sets = range(given.first, given.first + given.sets)
+    kinds = ("percentile", "basic", "BCa", "t", "ours")
     print(
-        "| Patients | Images each | True AUROC | Score | Percentile | Basic | BCa | Ours |\n"
-        + "|---" * 8
+        "| Patients | Images each | True AUROC | Score | Percentile | Basic | BCa | t | Ours |\n"
+        + "|---" * 9
         + "|"
     )
     for s in COMPARED:
-        hits = methods_coverage(s, N_SETS, 400)
+        hits = methods_coverage(s, sets, 400)
         for name in ("AUROC", "AUROC difference"):
-            shares = [f"{100 * hits[name, kind] / N_SETS:.1f}" for kind in kinds]
+            shares = [f"{100 * hits[name, kind] / len(sets):.1f}" for kind in kinds]
             facts = [str(s.patients), s.images, f"{truths(s)['AUROC']:.3f}", name]
             print("| " + " | ".join([*facts, *shares]) + " |", flush=True)
     print("\n| Patients | Images each | True ECE | Mean measured ECE | Held |\n" + "|---" * 5 + "|")
-    for sharpness in (1.0, 2.0):
-        for patients, images in ((100, 3), (400, 1), (700, 3)):
-            true, mean, held = ece_coverage(patients, images, sharpness, N_SETS)
+    for sharpness in (1.0, 1.25, 2.0):
+        for patients, images in ((100, 1), (100, 3), (400, 1), (700, 3)):
+            true, mean, held = ece_coverage(patients, images, sharpness, sets)
             print(f"| {patients} | {images} | {true:.3f} | {mean:.3f} | {100 * held:.1f} |", flush=True)
 
 

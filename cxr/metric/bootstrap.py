@@ -26,22 +26,23 @@ their number is `n_folds`. Resamples that do not define it in one of those are l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from cxr.metric.classification import ECE, metric_names, weighted_scores
+from cxr.metric.classification import ECE
 from cxr.metric.interval import (
     INTERVAL,
     Estimate,
+    Limits,
     Part,
-    biased_interval,
-    difference_interval,
+    error_interval,
+    paired_interval,
     score_interval,
 )
-from cxr.metric.resample import Answers, Resamples, draw_patients, patients_bearing
+from cxr.metric.resample import Answers, Resamples, draw_patients
+from cxr.metric.scored_arm import ScoredArm
 
 __all__ = [
     "INTERVAL",
@@ -56,7 +57,7 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
-Limits = tuple[float | None, float | None, float | None]  # low, high and, of a difference, p
+NO_LIMITS: Limits = (None, None, None)
 
 
 def estimate(
@@ -89,18 +90,25 @@ def estimate_folds(
     names: Sequence[str] | None = None,
 ) -> dict[str, Estimate]:
     """Return each score with its intervals for a cross-validation; every fold has the same seeds."""
-    arm = _Arm(folds, classes, multi_label, threshold, names)
+    arm = ScoredArm(folds, classes, multi_label, threshold, names)
     found = {}
     for name in arm.names:
-        value, drawn, units, strata = arm.summary(name)
+        value, drawn, _, _ = arm.summary(name)
         seeds = arm.seed_part(name)
-        limits = biased_interval if name.startswith(ECE) else score_interval
-        low, high = limits(value, drawn, units, strata) if strata else (None, None)
-        both = limits(value, drawn, units, strata, seeds) if strata and seeds else (None, None)
-        found[name] = _estimate(
-            arm, name, value, drawn, arm.value[name].tolist(), (low, high, None), (*both, None)
-        )
+        over_both = _alone(arm, name, seeds) if seeds else NO_LIMITS
+        per_seed = arm.value[name].tolist()
+        found[name] = _estimate(arm, name, value, drawn, per_seed, _alone(arm, name, []), over_both)
     return found
+
+
+def _alone(arm: ScoredArm, name: str, seeds: Sequence[Part]) -> Limits:
+    """Return the interval of a score of one arm, over patients and `seeds`."""
+    value, drawn, units, strata = arm.summary(name)
+    if not strata:
+        return NO_LIMITS
+    if name.startswith(ECE):
+        return *error_interval(value, drawn, arm.noise(name), units, strata, seeds), None
+    return *score_interval(value, drawn, units, strata, seeds), None
 
 
 def paired_difference(
@@ -134,93 +142,35 @@ def paired_difference_folds(
     threshold: float,
     names: Sequence[str] | None = None,
 ) -> dict[str, Estimate]:
-    """Return score(A) - score(B) of two arms with the same folds; fold by fold they share the resamples."""
+    """Return score(A) - score(B) of two arms with the same folds; fold by fold they share the resamples.
+
+    A difference of ECE has no interval: each is overstated by an amount of its own.
+    """
     weights = [[fold.resamples.weights for fold in folds] for folds in (folds_a, folds_b)]
     if len(folds_a) != len(folds_b) or not all(map(np.array_equal, *weights)):
         raise ValueError("arms are paired on the same folds and the same resamples")
-    a = _Arm(folds_a, classes, multi_label, threshold, names)
-    b = _Arm(folds_b, classes, multi_label, threshold, names)
+    a = ScoredArm(folds_a, classes, multi_label, threshold, names)
+    b = ScoredArm(folds_b, classes, multi_label, threshold, names)
     found = {}
     for name in a.names:
         (value_a, drawn_a, units, strata), (value_b, drawn_b, _, _) = a.summary(name), b.summary(name)
-        value, drawn = value_a - value_b, np.asarray(drawn_a - drawn_b)
         per_a, per_b = a.value[name], b.value[name]
         per_seed = (per_a - per_b).tolist() if per_a.size == per_b.size else []
-        seeds = [*a.seed_part(name), *b.seed_part(name)]
-        over_patients: Limits = (None, None, None)
-        over_both = over_patients
-        if strata:
-            over_patients = difference_interval(value, drawn, units, strata)
-            over_both = (
-                difference_interval(value, drawn, units, strata, seeds) if len(seeds) == 2 else over_both
-            )
+        seeds = (a.seed_part(name), b.seed_part(name))
+        over_patients = over_both = NO_LIMITS
+        if strata and not name.startswith(ECE):
+            over_patients = paired_interval((value_a, value_b), (drawn_a, drawn_b), units, strata)
+            if all(seeds):
+                over_both = paired_interval((value_a, value_b), (drawn_a, drawn_b), units, strata, seeds)
         found[name] = _estimate(
-            a if per_a.size <= per_b.size else b, name, value, drawn, per_seed, over_patients, over_both
-        )
+            a if per_a.size <= per_b.size else b, name, value_a - value_b, np.asarray(drawn_a - drawn_b),
+            per_seed, over_patients, over_both,
+        )  # fmt: skip
     return found
 
 
-class _Arm:
-    """Scores of all seeds of one arm: `value[name]` (S,) on all images, `drawn[name]` (S, R) per resample.
-
-    Both are means over the folds that define the score, `n_folds[name]` of them.
-    """
-
-    def __init__(
-        self,
-        folds: Sequence[Answers],
-        classes: Sequence[str],
-        multi_label: bool,
-        threshold: float,
-        names: Sequence[str] | None,
-    ) -> None:
-        if not folds or not folds[0].probs or len({len(fold.probs) for fold in folds}) > 1:
-            raise ValueError("needs the predictions of at least one run, and of as many in every fold")
-        tables = [_tables(fold, classes, multi_label, threshold, names) for fold in folds]
-        self.names = [n for n in metric_names(classes) if n in tables[0][0]]
-        self.n_folds: dict[str, int] = {}
-        self.value: dict[str, Floats] = {}
-        self.drawn: dict[str, Floats] = {}
-        self.units: dict[str, int] = {}
-        self.folds = folds
-        for name in self.names:
-            scored = np.stack([[table[name] for table in of_fold] for of_fold in tables])  # (F, S, 1 + R)
-            defined = np.asarray(
-                ~np.isnan(scored[:, :, 0]).any(axis=1)
-            )  # a question of the targets, alike in all seeds
-            mean = scored[defined].mean(axis=0) if defined.any() else scored[0]
-            self.n_folds[name] = int(defined.sum())
-            self.value[name], self.drawn[name] = mean[:, 0], mean[:, 1:]
-            of_folds = [fold for fold, counts in zip(folds, defined, strict=True) if counts]
-            self.units[name] = sum(
-                patients_bearing(fold.target, fold.resamples, classes, name) for fold in of_folds
-            )
-
-    def summary(self, name: str) -> tuple[float, Floats, int, int]:
-        """Mean over seeds on all images, of each resample (R,), patients that bear on it, test sets that define it."""
-        value, drawn = float(self.value[name].mean()), self.drawn[name].mean(axis=0)
-        return value, drawn, self.units[name], self.n_folds[name]
-
-    def seed_part(self, name: str) -> list[Part]:
-        """Variance of the mean over seeds and its degrees of freedom; [] with one seed."""
-        values = self.value[name]
-        return [(float(values.var(ddof=1)) / values.size, values.size - 1.0)] if values.size > 1 else []
-
-
-def _tables(
-    tested: Answers, classes: Sequence[str], multi_label: bool, threshold: float, names: Sequence[str] | None
-) -> list[Mapping[str, Floats]]:
-    """Return each seed's scores (1 + R,): on all images, then per resample."""
-    resamples = tested.resamples
-    weights = np.concatenate([np.ones((1, resamples.n_patients)), resamples.weights])
-    scored = partial(
-        weighted_scores, classes=classes, multi_label=multi_label, threshold=threshold, names=names
-    )
-    return [scored(tested.target, prob, groups=resamples.groups, weights=weights) for prob in tested.probs]
-
-
 def _estimate(
-    arm: _Arm,
+    arm: ScoredArm,
     name: str,
     value: float,
     drawn: Floats,
@@ -241,7 +191,7 @@ def _estimate(
         n_patients=sum(fold.resamples.n_patients for fold in arm.folds),
         n_seeds=arm.value[name].size,
         n_undefined=int(np.isnan(drawn).sum()),
-        n_folds=arm.n_folds[name],
+        n_folds=len(arm.defining[name]),
         p=p,
         p_seeds=p_seeds,
     )

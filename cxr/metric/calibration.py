@@ -11,9 +11,8 @@ of its name, `ece15`. What is called confidence:
 A bin holds its upper border, (0, 1/15], (1/15, 2/15] …; a probability of 0 lies in the first.
 
 ECE is biased upwards, the more the fewer images (|x| of noise is not 0): a perfect model has a positive ECE, and a
-resample more. Compare it at equal n only. Its interval takes an estimate of that bias off (`cxr.metric.interval`), which is too
-small near 0: the interval of a perfectly calibrated model excludes 0 in about a third of test sets, so that an ECE of
-a few per cent is no evidence against a model.
+resample more. Compare it at equal n only. Its interval (`cxr.metric.interval.error_interval`) says how much of it may be
+that: it starts at 0 unless the ECE is above what 95 % of the test sets of a calibrated model show (`weighted_noise`).
 
 By hand because torchmetrics scores one set of images at a time, not 2,000 weighted resamples; it is the oracle.
 """
@@ -26,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr.metric.interval import score_interval
-from cxr.metric.resample import Resamples
+from cxr.metric.resample import Resamples, effective_patients
 
-__all__ = ["BINS", "Reliability", "confidences", "reliability_curve", "weighted_ece"]
+__all__ = ["BINS", "Reliability", "confidences", "reliability_curve", "weighted_ece", "weighted_noise"]
 
 BINS = 15  # Guo et al. 2017
 
@@ -83,13 +82,35 @@ def weighted_ece(
         groups: (N,) which of G patients each image belongs to.
         weights: (R, G) how often each was drawn.
     """
+    return np.asarray(np.abs(_gaps(target, prob, label, groups, weights)).sum(axis=1))
+
+
+def weighted_noise(
+    target: npt.ArrayLike, prob: npt.ArrayLike, label: int | None, groups: Ints, weights: Floats
+) -> Floats:
+    """Return the sum over bins of |gap of a resample - gap of all images| (R,): an ECE that is sampling noise only.
+
+    It is what resampled patients make of a model without any gap, their images as alike as they are. Drawing labels
+    from the probabilities instead (Bröcker & Smith 2007) takes a patient's images as independent, which is too little
+    noise. Arguments as in `weighted_ece`.
+    """
+    gaps = _gaps(target, prob, label, groups, weights)
+    return np.asarray(
+        np.abs(gaps - _gaps(target, prob, label, groups, np.ones((1, weights.shape[1])))).sum(axis=1)
+    )
+
+
+def _gaps(
+    target: npt.ArrayLike, prob: npt.ArrayLike, label: int | None, groups: Ints, weights: Floats
+) -> Floats:
+    """Return (R, BINS): share of a bin's images × (frequency of being right - mean confidence)."""
     confidence, right, known = confidences(target, prob, label)
     bins = _bins(confidence)[known]
     gap = np.zeros((weights.shape[1], BINS))  # sum of (right - confidence) of each patient in each bin
     np.add.at(gap, (groups[known], bins), right[known] - confidence[known])
     n = np.bincount(groups[known], minlength=weights.shape[1])
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.abs(weights @ gap).sum(axis=1) / (weights @ n))
+        return np.asarray((weights @ gap) / (weights @ n)[:, None])
 
 
 def reliability_curve(
@@ -114,7 +135,7 @@ def reliability_curve(
         frequency, drawn = hits / n, drawn_hits / drawn_n  # NaN in a resample that leaves the bin empty
         mean = np.bincount(bins, confidence, minlength=BINS) / n
     for b in np.flatnonzero(n_patients > 1):
-        found = score_interval(float(frequency[b]), drawn[:, b], int(n_patients[b]))
+        found = score_interval(float(frequency[b]), drawn[:, b], effective_patients(groups[bins == b]))
         low[b], high[b] = (np.nan if limit is None else limit for limit in found)
     full = n > 0
     ece = float(np.abs(hits - np.bincount(bins, confidence, minlength=BINS)).sum() / n.sum())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Answers", "Resamples", "draw_patients", "patients_bearing"]
+__all__ = ["Answers", "Resamples", "draw_patients", "effective_patients", "patients_bearing"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -70,8 +70,11 @@ def draw_patients(
     return Resamples(groups, weights, seed)
 
 
-def patients_bearing(target: npt.ArrayLike, resamples: Resamples, classes: Sequence[str], name: str) -> int:
+def patients_bearing(target: npt.ArrayLike, resamples: Resamples, classes: Sequence[str], name: str) -> float:
     """Count the patients that bear on a score: those with its class, without it, the rarer of both, or all.
+
+    A patient of many images weighs more than others, so fewer decide than are there: the number is the effective one
+    of `effective_patients`.
 
     Args:
         target: (N, C) of 0, 1, NaN (unknown).
@@ -79,11 +82,21 @@ def patients_bearing(target: npt.ArrayLike, resamples: Resamples, classes: Seque
     """
     score, _, label = name.partition("/")
     kind = score.removesuffix("_macro")
-    if "/" not in name and kind == score:
-        return resamples.n_patients
     y, groups = np.asarray(target, dtype=np.float64), resamples.groups
+    if "/" not in name and kind == score:
+        return effective_patients(groups)
     columns = [y[:, list(classes).index(label)]] if label else list(y.T)
     if kind.startswith("ece"):
-        return min(np.unique(groups[~np.isnan(column)]).size for column in columns)
+        return min(effective_patients(groups[~np.isnan(column)]) for column in columns)
     sides = {"specificity": (0.0,), "auroc": (0.0, 1.0), "auprc": (0.0, 1.0)}.get(kind, (1.0,))
-    return min(np.unique(groups[column == side]).size for column in columns for side in sides)
+    return min(effective_patients(groups[column == side]) for column in columns for side in sides)
+
+
+def effective_patients(groups: Ints) -> float:
+    """Return (sum n)² / sum n² of the patients' numbers of images n, their count where all have as many.
+
+    Kish (1965, 8.2); of clusters that a standard error rests on, Carter, Schnepel & Steigerwald (2017, Rev. Econ.
+    Stat. 99:698). `groups`: (N,) patient of each image; 0 patients where there is none.
+    """
+    n = np.bincount(groups).astype(np.float64)
+    return float(n.sum() ** 2 / (n**2).sum()) if groups.size else 0.0

@@ -23,7 +23,8 @@ MOST_COLUMNS = 3
 RELIABILITY_TOLD = (
     f"Points: share of right answers in each of {BINS} equal bins of {{confidence}}, 95 % interval over patients, all "
     "seeds and folds together; bars: test images in the bin, as a share. On the diagonal the probabilities mean "
-    f"what they say. ECE over {BINS} bins [95 % interval]: mean over seeds; it is above 0 even for a perfect model."
+    f"what they say. ECE over {BINS} bins [95 % interval]: mean over seeds; even a perfect model's is above 0 in "
+    "a sample, so the interval starts at 0 unless a calibrated model would show as much in fewer than 1 of 20 test sets."
 )
 
 

@@ -14,7 +14,10 @@ from cxr.metric.bootstrap import (
     paired_difference,
     paired_difference_folds,
 )
+from cxr.metric.calibration import weighted_ece, weighted_noise
 from cxr.metric.classification import scores, weighted_scores
+from cxr.metric.interval import error_interval, paired_interval
+from cxr.metric.resample import effective_patients, patients_bearing
 
 CLASSES = ["N", "P"]
 
@@ -110,10 +113,15 @@ def test_seeds_are_averaged_and_their_spread_widens_the_second_interval() -> Non
     assert found.seed_std == pytest.approx(0.1)
     assert None not in (found.low, found.high, found.low_seeds, found.high_seeds)
     assert found.low_seeds < found.low < found.value < found.high < found.high_seeds
-    # the variance of the mean of 3 seeds is 0.1² / 3, with 2 degrees of freedom (Satterthwaite); 50 patients have 49
+    # the variance of the mean of 3 seeds is 0.1² / 3, with 2 degrees of freedom (Satterthwaite); 50 patients have 49;
+    # the draws hold what each seed answers on these patients: its part of that variance is counted once
     half = (_logit(found.high) - _logit(found.low)) / 2
     own = (half / t.ppf(0.975, 49) * 0.8 * 0.2) ** 2
-    total = own + 0.1**2 / 3
+    right = np.array([(p.argmax(1) == target.argmax(1)).reshape(50, 2).mean(1) for p in probs])
+    resampled = drawn.weights[:, drawn.groups[::2]] @ right.T / 50  # (R, 3); every patient has two images
+    apart = sum((resampled[:, s] - resampled.mean(1)).var(ddof=1) for s in range(3)) / 2 / 3 * 50 / 49
+    assert 0 < apart < 0.1**2 / 3
+    total = own + 0.1**2 / 3 - apart
     df = total**2 / (own**2 / 49 + (0.1**2 / 3) ** 2 / 2)
     wide = t.ppf(0.975, df) * np.sqrt(total) / (0.8 * 0.2)
     assert _logit(found.high_seeds) - _logit(0.8) == pytest.approx(wide)
@@ -208,12 +216,11 @@ def test_folds_equal_a_loop_that_takes_the_images_again() -> None:
         low, high = 1 / (1 + np.exp(half - _logit(value))), 1 / (1 + np.exp(-half - _logit(value)))
         score = found[name]
         assert (score.value, score.low, score.high) == pytest.approx((loop(folds, name, None), low, high))
-        draws = draws - np.array([loop(other, name, r) for r in range(60)])
-        value = loop(folds, name, None) - loop(other, name, None)
-        se = np.sqrt(draws.var(ddof=1) * units / (units - 3))
-        low, high = value - t.ppf(0.975, units - 3) * se, value + t.ppf(0.975, units - 3) * se
-        assert pair[name].p == pytest.approx(2 * t.sf(abs(value) / se, units - 3))
-        assert (pair[name].value, pair[name].low, pair[name].high) == pytest.approx((value, low, high))
+        of_other = np.array([loop(other, name, r) for r in range(60)])
+        values = value, loop(other, name, None)
+        expected = paired_interval(values, (draws, of_other), units, 3)
+        assert (pair[name].low, pair[name].high, pair[name].p) == pytest.approx(expected)
+        assert pair[name].value == pytest.approx(values[0] - values[1])
         assert pair[name].n == 3 * 34 and pair[name].n_patients == 34
 
 
@@ -238,6 +245,43 @@ def test_a_fold_without_a_class_is_left_out_of_its_score() -> None:
     assert both["auroc/P"].n_folds == 3 and both["accuracy"].n_folds == 4
     assert both["auroc/P"].value == estimate_folds(folds, CLASSES, **OPTIONS)["auroc/P"].value
     assert both["auroc/P"].n == 3 * 34 + 4
+
+
+def test_effective_patients_by_hand() -> None:
+    """Patients of 1, 1 and 4 images: 6² / (1 + 1 + 16) = 2; of as many each: their count."""
+    groups = np.array([0, 1, 2, 2, 2, 2])
+    assert effective_patients(groups) == 2.0
+    assert effective_patients(np.repeat(np.arange(7), 3)) == 7.0
+    assert effective_patients(groups[:0]) == 0.0
+    drawn = draw_patients(list("abcccc"), n_resamples=2, seed=0)
+    target = np.eye(2)[[0, 1, 1, 0, 0, 0]]
+    assert patients_bearing(target, drawn, CLASSES, "accuracy") == 2.0
+    assert patients_bearing(target, drawn, CLASSES, "recall/P") == 2.0  # one image each of b and c
+    assert patients_bearing(target, drawn, CLASSES, "specificity/P") == pytest.approx(16 / 10)
+    assert patients_bearing(target, drawn, CLASSES, "auroc/P") == pytest.approx(16 / 10)
+
+
+def test_ece_has_an_interval_over_its_noise_and_its_difference_has_none() -> None:
+    """Multi-label: the noise is the mean over labels, seeds and folds, as ECE is."""
+    rng = np.random.default_rng(0)
+    prob = [rng.random((60, 2)) for _ in range(2)]
+    target = (rng.random((60, 2)) < prob[0]).astype(float)
+    drawn = draw_patients([f"{i // 3}" for i in range(60)], n_resamples=80, seed=0)
+    arm = [Answers(target, prob, drawn)]
+    options = {"multi_label": True, "threshold": 0.5}
+    found = estimate_folds(arm, CLASSES, **options, names=["ece15", "ece15/P"])
+    eces, noises = (
+        np.array([[of(target, p, c, drawn.groups, drawn.weights) for c in (0, 1)] for p in prob])
+        for of in (weighted_ece, weighted_noise)
+    )
+    for name, columns in (("ece15", [0, 1]), ("ece15/P", [1])):
+        draws, noise = (drawn_of[:, columns].mean((0, 1)) for drawn_of in (eces, noises))
+        expected = error_interval(found[name].value, draws, noise, 20)
+        assert (found[name].low, found[name].high) == pytest.approx(expected)
+        assert found[name].low_seeds <= found[name].low
+    other = [Answers(target, prob[::-1], drawn)]
+    pair = paired_difference_folds(arm, other, CLASSES, **options, names=["ece15"])["ece15"]
+    assert pair.value == pytest.approx(0.0) and (pair.low, pair.high, pair.p) == (None, None, None)
 
 
 def _logit(x: float) -> float:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
-from cxr.metric.calibration import BINS, reliability_curve, weighted_ece
+from cxr.metric.calibration import BINS, reliability_curve, weighted_ece, weighted_noise
 from cxr.metric.classification import scores
 from cxr.metric.resample import draw_patients
 
@@ -71,3 +71,22 @@ def test_weights_equal_taking_the_images_again() -> None:
         rows = np.repeat(np.arange(60), drawn.weights[r, drawn.groups].astype(int))
         again = scores(target[rows], prob[rows], list("abc"), multi_label=False, threshold=0.5)["ece15"]
         assert found[r] == pytest.approx(again, abs=1e-12)
+
+
+def test_noise_by_hand_and_as_images_taken_again() -> None:
+    """Two images of .9, a right and b wrong: gaps .05 - .45 = -.4 in all; b twice -.9, a twice .1: noise .5 each."""
+    prob, target = np.array([[0.1, 0.9]] * 2), np.eye(2)[[1, 0]]
+    weights = np.array([[1.0, 1.0], [0.0, 2.0], [2.0, 0.0]])
+    assert weighted_noise(target, prob, None, np.arange(2), weights) == pytest.approx([0.0, 0.5, 0.5])
+    target, prob = _table(60, 3, 5)
+    drawn = draw_patients([f"p{i // 4}" for i in range(60)], n_resamples=5, seed=1)
+    found = weighted_noise(target, prob, None, drawn.groups, drawn.weights)
+
+    def gaps(rows: np.ndarray) -> np.ndarray:
+        p, right = prob[rows].max(1), prob[rows].argmax(1) == target[rows].argmax(1)
+        bins = np.ceil(p * BINS).astype(int) - 1
+        return np.bincount(bins, right - p, minlength=BINS) / len(rows)
+
+    for r in range(5):
+        rows = np.repeat(np.arange(60), drawn.weights[r, drawn.groups].astype(int))
+        assert found[r] == pytest.approx(np.abs(gaps(rows) - gaps(np.arange(60))).sum(), abs=1e-12)
