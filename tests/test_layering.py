@@ -16,6 +16,7 @@ LEVELS: list[set[str]] = [
     {"signature", "sweep"},
     {"rules"},
     {"run"},
+    {"search"},
     {"config"},
     {"data", "gan", "classifier", "loss", "metric"},
     {"task"},
@@ -92,11 +93,13 @@ def test_the_report_reads_files_never_models(repository: Path) -> None:
         "cxr.script.study",
         "cxr.study",
         "cxr.launch.processes",
+        "cxr.launch.search",
         "hydra_plugins.cxr_launch.processes",
+        "hydra_plugins.cxr_launch.optuna",
     ],
 )
 def test_light_modules_import_nothing_heavy(module: str, repository: Path) -> None:
-    heavy = {"torch", "lightning", "pandas", "cv2", "matplotlib", "sklearn", "timm", "wandb"}
+    heavy = {"torch", "lightning", "pandas", "cv2", "matplotlib", "sklearn", "timm", "wandb", "optuna"}
     code = f"import sys, importlib; importlib.import_module({module!r}); print(*sorted(sys.modules))"
     shown = subprocess.run(
         [sys.executable, "-c", code], cwd=repository, text=True, capture_output=True, check=True

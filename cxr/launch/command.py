@@ -12,13 +12,14 @@ from omegaconf import DictConfig
 
 from cxr.launch.job import OPENED, Job
 from cxr.run import POINTER, SWEEP
+from cxr.search.trial import TRIAL
 
 __all__ = ["clean", "command", "environment", "importable"]
 
 # What one job must not inherit from another, or from whatever distributed job we are part of.
 FOREIGN = (
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
-    *("MASTER_ADDR", "MASTER_PORT", "WANDB_RUN_ID", "WANDB_RUN_NAME", "HYDRA_FULL_ERROR", POINTER, SWEEP),
+    *("MASTER_ADDR", "MASTER_PORT", "WANDB_RUN_ID", "WANDB_RUN_NAME", "HYDRA_FULL_ERROR", POINTER, SWEEP, TRIAL),
 )
 FOREIGN_PREFIXES = ("PL_", "TORCHELASTIC_", "WANDB_SERVICE")
 # The sweep's, not a job's.
@@ -44,7 +45,7 @@ def command(job: Job, config: DictConfig, task_function: TaskFunction) -> list[s
 
 def environment(job: Job, sweep: str) -> dict[str, str]:
     """Return what a job adds to a clean environment: where to name its run, and the sweep it belongs to."""
-    return {"PYTHONUNBUFFERED": "1", POINTER: str(job.folder / OPENED), SWEEP: sweep}
+    return {"PYTHONUNBUFFERED": "1", POINTER: str(job.folder / OPENED), SWEEP: sweep, **job.variables}
 
 
 def clean(inherited: Mapping[str, str]) -> dict[str, str]:

@@ -35,6 +35,7 @@ class Job:
         problem: why it cannot run, as the door says it; "" where it can.
         state: "not started", "running", or how it ended.
         error: the first line of what went wrong.
+        variables: what its environment has beside a sweep's own, e.g. its trial of a search.
     """
 
     number: int
@@ -50,6 +51,7 @@ class Job:
     error: str = ""
     wall_s: float = 0.0
     exit_code: int | None = None
+    variables: dict[str, str] = field(default_factory=dict)
 
     def skip(self) -> None:
         """Take the metric of a run that was finished before; nothing is started."""
@@ -67,6 +69,8 @@ class Job:
             status = read_status(self.run)
         if exit_code == 0:
             self.state = "skipped" if opened.get("state") == "finished" else status.get("state", "finished")
+            if str(status.get("error")).startswith("Pruned:"):
+                self.state, self.error = "pruned", status["error"]
             self._read_metric(status)
             return
         self.state = {2: "refused", 130: "interrupted", -signal.SIGINT: "interrupted"}.get(

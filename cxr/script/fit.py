@@ -15,12 +15,15 @@ from lightning.pytorch.loggers import Logger
 from cxr.callback.csv_log import CSVLog
 from cxr.callback.early_stopping import EarlyStopping
 from cxr.callback.preemption import StopOnSignal
+from cxr.callback.pruning import Pruning
 from cxr.config import build
 from cxr.errors import UserError
 from cxr.files import digest, write_json
 from cxr.run import Run, manifest
+from cxr.run.headline import by_headline
 from cxr.script.prepare import Prepared, prepare
 from cxr.script.ranks import Ranks
+from cxr.search.trial import Pruned, current_trial
 from cxr.task.classifier import ClassifierTask
 
 __all__ = ["epochs_done", "fit"]
@@ -55,6 +58,9 @@ def _fit(run: Run, stop: StopOnSignal) -> None:
     if config["logger"] is not None:
         loggers.append(build(config["logger"])(save_dir=run.path, config=config))
     callbacks = [build(node) for node in config["callback"].values() if node is not None]
+    trial = current_trial()
+    pruning = None if trial is None else Pruning(trial)
+    callbacks += [] if pruning is None else [pruning]
     if any(isinstance(c, EarlyStopping) for c in callbacks) and not len(prepared.rows["val"]):
         raise UserError("callback.early_stopping: there are no validation images to watch; "
                         "set split.val=0.1 or callback.early_stopping=null")  # fmt: skip
@@ -75,6 +81,10 @@ def _fit(run: Run, stop: StopOnSignal) -> None:
     if early is not None:
         _say(run, f"{run.path}: stopped early after {done} of {wanted} epochs: {early.monitor} has not improved "
               f"for {early.wait_count} validations")  # fmt: skip
+    elif pruning is not None and pruning.reason is not None:
+        run.fail(Pruned(pruning.reason))
+        _say(run, f"{run.path}: pruned {pruning.reason}")
+        raise SystemExit(0)
     elif stop.stopped and done < wanted:
         _interrupt(run, stop)
     elif done < wanted:
@@ -154,19 +164,16 @@ def epochs_done(trainer: lightning.Trainer) -> int:
 
 
 def _scores(trainer: lightning.Trainer, log: CSVLog) -> dict[str, float]:
-    """Return the last value of each score; from the log, where the last checkpoint left nothing to train."""
-    if trainer.callback_metrics:
-        return {k: float(v) for k, v in trainer.callback_metrics.items() if v.numel() == 1}
+    """Return the last value of each score; from the log, where a resumed run computed it before it was stopped."""
     last: dict[str, float] = {}
     for row in csv.DictReader(io.StringIO(log.text(), newline="")):
         last |= {k: float(v) for k, v in row.items() if v and k not in ("step", "epoch")}
-    return last
+    return last | {k: float(v) for k, v in trainer.callback_metrics.items() if v.numel() == 1}
 
 
 def _headline(scores: dict[str, float]) -> dict[str, float | None]:
     """Put validation accuracy, or a generative score, first; keep the rest."""
-    first = [k for k in scores if k == "val/accuracy" or k.startswith("kid_")]
-    return {k: scores[k] for k in [*first, *(k for k in sorted(scores) if k not in first)]}
+    return {name: scores[name] for name in by_headline(scores)}
 
 
 def _manifest(run: Run, prepared: Prepared, trainer: lightning.Trainer) -> dict[str, Any]:
@@ -192,6 +199,7 @@ def _manifest(run: Run, prepared: Prepared, trainer: lightning.Trainer) -> dict[
         "split": {"name": prepared.split.name, "warnings": list(prepared.split.warnings)},
         "counts": prepared.counts(),
         "n_training_images": len(prepared.training_labels()),
+        "n_validation_images": len(prepared.rows["val"]),
         "trained_on": seen,
         "leaked": prepared.leaked,
     }

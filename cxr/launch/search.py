@@ -1,0 +1,287 @@
+"""`hydra/sweeper=optuna`: trials drawn by Optuna, run by whatever launcher is chosen, in batches.
+
+A batch is drawn, run to its last job and told to the study, then the next is drawn. The study is a file in the sweep's
+folder, so the same command goes on: finished trials stay, trials that were cut off run again under their own number
+and so resume their runs, and `n_trials` is the total. Every job is checked before it starts, as in any sweep.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import setup_globals
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from cxr.config import plain
+from cxr.errors import UserError
+from cxr.launch.base import JobLauncher
+from cxr.launch.found import best_so_far, print_found, write_found
+from cxr.launch.job import Job, shown
+from cxr.launch.outcome import ATTRIBUTE, Outcome, from_attributes, outcome_of
+from cxr.launch.record import hold
+from cxr.run.headline import Direction, is_of_validation, known_direction
+from cxr.search.space import parse_space
+from cxr.search.study import (
+    Pruner,
+    Sampler,
+    draw,
+    mend,
+    need_optuna,
+    open_storage,
+    open_study,
+    pruner_of,
+    trial_id,
+)
+from cxr.search.trial import TrialOf
+
+__all__ = ["OptunaSweeper"]
+
+JOURNAL = "study.journal"
+
+
+class OptunaSweeper(Sweeper):
+    """Search `n_trials` points for the best validation score."""
+
+    def __init__(
+        self,
+        n_trials: int,
+        metric: str | None,
+        direction: Direction | None,
+        sampler: Sampler,
+        seed: int,
+        study_name: str | None,
+        batch_size: int | None,
+        pruner: Pruner,
+        min_epochs: int,
+    ) -> None:
+        """Keep what conf/hydra/sweeper/optuna.yaml explains; checked in `sweep`: Hydra hides what is raised here."""
+        self.n_trials, self.metric, self.direction = n_trials, metric, direction
+        self.sampler, self.seed, self.study_name = sampler, seed, study_name
+        self.batch_size, self.pruner, self.min_epochs = batch_size, pruner, min_epochs
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra hands over, and make the launcher; a search has a folder of its own beside the sweep's."""
+        if not any(o.startswith("hydra.sweep.dir=") for o in config.hydra.overrides.hydra):
+            with open_dict(config):
+                config.hydra.sweep.dir = f"{config.hydra.sweep.dir}-search"
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Search; exits with 1 where no trial finished or one was cut off.
+
+        Raises:
+            UserError: a wrong value, a space that cannot be searched, or one of which no probe passes the checks.
+        """
+        setup_globals()
+        self._check_own_values()
+        need_optuna(self.sampler)
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        self.space = parse_space(parser.parse_overrides(arguments))
+        self.runner = _job_launcher(self.launcher, self.config)
+        self.batch = self.batch_size or getattr(self.runner, "n_jobs", None) or 1
+        self.way = self._find_direction(self._probe())
+        self.folder = self.runner.folder
+        self.tried: set[int] = set()  # trials that this command has run
+        if not self.runner.starts_jobs:
+            with tempfile.TemporaryDirectory() as scratch:  # a preview leaves the study as it is
+                if (self.folder / JOURNAL).is_file():
+                    shutil.copy(self.folder / JOURNAL, scratch)
+                self._open(Path(scratch))
+                self._preview()
+            return
+        with hold(self.folder):
+            self._open(self.folder)
+            try:
+                while batch := self._next_batch():
+                    self._run(batch)
+            except KeyboardInterrupt:
+                print(
+                    "interrupted; the same command goes on with the trials that were cut off", file=sys.stderr
+                )
+                raise
+            finally:
+                outcomes = self._outcomes()
+                write_found(self.folder, outcomes, self.space, self.way)
+                print_found(self.folder, outcomes, self.space, self.way)
+        if not any(o.state == "finished" for o in outcomes) or any(o.state == "cut off" for o in outcomes):
+            sys.exit(1)
+
+    def _open(self, folder: Path) -> None:
+        mend(folder / JOURNAL)
+        self.storage = open_storage(folder / JOURNAL)
+        self.name = self.study_name or self.folder.name
+        pruner = pruner_of(self.pruner, self.min_epochs)
+        self.study = open_study(self.storage, self.name, self.way, pruner, self.space, self.metric)
+
+    def _check_own_values(self) -> None:
+        from cxr.signature import check_value
+
+        for key, kind in get_type_hints(OptunaSweeper.__init__).items():
+            if key != "return" and (problem := check_value(getattr(self, key), kind)):
+                raise UserError(f"hydra.sweeper.{key}: {problem}; set hydra.sweeper.{key}=…")
+        for key, least in {"n_trials": 1, "seed": 0, "batch_size": 1, "min_epochs": 1}.items():
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise UserError(
+                    f"hydra.sweeper.{key}: got {value}, expected {least} or more; set hydra.sweeper.{key}=…"
+                )
+        if self.metric is not None and not is_of_validation(self.metric):
+            raise UserError(
+                f"hydra.sweeper.metric: got '{self.metric}', expected a score of validation images (test images are "
+                "for the end); set hydra.sweeper.metric=val/accuracy"
+            )
+
+    def _probe(self) -> Job:
+        """Check each choice and both ends of each number once; return the first job that can run.
+
+        Raises:
+            UserError: none can.
+        """
+        jobs = self.runner.compose(dict(enumerate(self.space.probes())))
+        good = next((job for job in jobs if not job.problem), None)
+        if good is None:
+            raise UserError(jobs[0].problem)
+        for job in jobs:
+            if job.problem:
+                print(f"warning: {shown(job.overrides)}: {job.problem}", file=sys.stderr)
+        return good
+
+    def _find_direction(self, job: Job) -> Direction:
+        if self.direction is not None:
+            return self.direction
+        if self.metric is not None:
+            name = self.metric
+        else:  # as the task's headline will be: cxr/run/headline.py
+            task = {} if job.config is None else plain(job.config).get("task") or {}
+            name = "val/accuracy" if str(task.get("_target_")).endswith(".ClassifierTask") else "kid_*/val"
+        if (way := known_direction(name)) is None:
+            raise UserError(
+                f"hydra.sweeper.direction: whether more of {name} is better is not known; "
+                "set hydra.sweeper.direction=maximize or minimize"
+            )
+        return way
+
+    def _next_batch(self) -> dict[int, list[str]]:
+        """Return numbers and overrides of the next trials to run: those cut off, then new ones, none twice."""
+        batch: dict[int, list[str]] = {}
+        known = {tuple(o.overrides): o for o in self._outcomes() if o.state in ("finished", "pruned")}
+        waiting = [n for n in self._unfinished() if n not in self.tried]
+        fresh = range(len(self.study.get_trials(deepcopy=False)), self.n_trials)
+        for number in [*waiting, *fresh]:
+            if len(batch) == self.batch or (number in fresh and self._is_exhausted(number)):
+                break
+            trial = draw(self.study, self.storage, number, self.space, self.sampler, self.seed)
+            overrides = self.space.overrides(trial.params)
+            if (same := known.get(tuple(overrides))) is not None:
+                self._tell(same.again(number))
+            else:  # drawn twice in one batch, it runs once: the other is told of it when it has finished
+                if overrides not in batch.values():
+                    batch[number] = overrides
+        return batch
+
+    def _is_exhausted(self, number: int) -> bool:
+        return self.sampler == "grid" and self.space.size is not None and number >= self.space.size
+
+    def _run(self, batch: Mapping[int, Sequence[str]]) -> None:
+        jobs, ready = self.runner.compose(batch), list[Job]()
+        for job in jobs:
+            self.tried.add(job.number)
+            if job.problem:
+                job.state, job.error, job.exit_code = "refused", job.problem, 2
+            elif job.before != "running":  # else: by a process that outlived its launcher
+                ready.append(job)
+            if self.pruner != "none":
+                journal = str((self.folder / JOURNAL).resolve())
+                trial = TrialOf(journal, self.name, job.number, self.metric, self.pruner, self.min_epochs)
+                job.variables |= trial.variables()
+        others = [o.job(self.folder) for o in self._outcomes() if o.number not in batch]
+        self.runner.work(ready, [*others, *(job for job in jobs if job not in ready)])
+        for job in jobs:
+            outcome = outcome_of(job, self.metric)
+            self._check_outcome(outcome)
+            self._tell(outcome)
+        outcomes = self._outcomes()
+        write_found(self.folder, outcomes, self.space, self.way)
+        print(f"{len(outcomes)} of {self.n_trials} trials: {best_so_far(outcomes, self.way)}", flush=True)
+
+    def _check_outcome(self, outcome: Outcome) -> None:
+        """Refuse a score that the search would take the wrong way, or that is not of validation images."""
+        if outcome.metric is None:
+            return
+        known = known_direction(outcome.metric)
+        if not is_of_validation(outcome.metric):
+            raise UserError(
+                f"hydra.sweeper.metric: the runs' headline is {outcome.metric}, expected a score of validation images; "
+                "set hydra.sweeper.metric=…"
+            )
+        if self.direction is None and known not in (None, self.way):
+            raise UserError(
+                f"hydra.sweeper.direction: {outcome.metric} is to be {known}d, and this study does the opposite; "
+                f"set hydra.sweeper.direction={known} and hydra.sweeper.study_name=…"
+            )
+
+    def _tell(self, outcome: Outcome) -> None:
+        """Put an outcome into the study; one that was cut off stays open there."""
+        from optuna.trial import TrialState
+
+        if outcome.state == "cut off":
+            return
+        number = outcome.number
+        self.storage.set_trial_user_attr(
+            trial_id(self.study, self.storage, number), ATTRIBUTE, outcome.attributes()
+        )
+        if outcome.state == "finished":
+            self.study.tell(number, outcome.value)
+        else:
+            state = TrialState.PRUNED if outcome.state == "pruned" else TrialState.FAIL
+            self.study.tell(number, state=state)
+
+    def _unfinished(self) -> list[int]:
+        return [t.number for t in self.study.get_trials(deepcopy=False) if not t.state.is_finished()]
+
+    def _outcomes(self) -> list[Outcome]:
+        trials = self.study.get_trials(deepcopy=False)
+        return [from_attributes(t.number, self.space.overrides(t.params), t.user_attrs) for t in trials
+                if t.params.keys() >= {p.key for p in self.space.parameters}]  # fmt: skip
+
+    def _preview(self) -> None:
+        batch = self._next_batch()
+        done = len(self._outcomes()) - len(batch)
+        print(f"search {self.name}: {done} of {self.n_trials} trials are drawn; the next batch:")
+        for numbers in _runs_of(sorted(batch)):
+            self.runner.launch([batch[n] for n in numbers], numbers[0])
+        print("what comes after it depends on how these go")
+
+
+def _job_launcher(launcher: Any, config: DictConfig) -> JobLauncher:
+    if not isinstance(launcher, JobLauncher):
+        chosen = config.hydra.runtime.choices["hydra/launcher"]
+        raise UserError(
+            f"hydra/launcher={chosen}: cannot run a search; set hydra/launcher=processes or hydra/launcher=slurm"
+        )
+    return launcher
+
+
+def _runs_of(numbers: Sequence[int]) -> Iterator[list[int]]:
+    """Split sorted numbers where one is missing."""
+    run: list[int] = []
+    for number in numbers:
+        if run and number != run[-1] + 1:
+            yield run
+            run = []
+        run.append(number)
+    if run:
+        yield run
