@@ -135,9 +135,9 @@ class ClassifierTask(lightning.LightningModule):
         Losses are means over known labels and DDP takes the mean over processes: so it is that of the whole batch,
         however unevenly unknown labels fall.
         """
-        if not isinstance(self.loss, (Binary, CrossEntropy)):
+        own = self._divisor(self._targets(batch["label"]))
+        if own is None:
             return 1.0
-        own = self.loss.divisor(self._targets(batch["label"])).float()
         return own * self.trainer.world_size / over_ranks(own, self.trainer, "sum").clamp(min=1e-12)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -159,6 +159,11 @@ class ClassifierTask(lightning.LightningModule):
         self._score(split, loss.detach(), logits.detach(), targets)
         return loss
 
+    def _divisor(self, targets: Tensor) -> Tensor | None:
+        """Return what the loss divides its sum over targets (B, L) by, float32; None for a loss that does not tell."""
+        known = isinstance(self.loss, (Binary, CrossEntropy))
+        return self.loss.divisor(targets).float() if known else None
+
     def _targets(self, labels: Tensor) -> Tensor:
         """Return the columns of labels (B, n_classes) that have an output."""
         return labels[:, 1:] if self._one_logit else labels
@@ -172,7 +177,8 @@ class ClassifierTask(lightning.LightningModule):
             known = ~torch.isnan(targets).any(dim=1)
             correct = logits.argmax(dim=1) == torch.nan_to_num(targets).argmax(dim=1)
         metrics = self._metrics[split]
-        metrics["loss"].update(loss, known.sum())
+        weight = known.sum() if (divisor := self._divisor(targets)) is None else divisor
+        metrics["loss"].update(loss, weight)  # the same whatever the batches were
         metrics["accuracy"].update(correct.float(), known.float())
         if split != "train":  # with one logit: the probability of the positive class only
             metrics["auroc"].update(self.probabilities(logits)[:, -targets.shape[1] :], targets)

@@ -1,14 +1,16 @@
 """Batch norms that see the batch of all processes (`trainer.sync_batchnorm`), on a GPU and on a CPU.
 
-torch's SyncBatchNorm refuses tensors on a CPU, where two processes are tried out and compared with one. There the
-statistics are two sums over all processes, mean first and squared distances from it second, as stable as the layer's
-own; on a GPU torch's kernels do the same.
+On a GPU they are torch's SyncBatchNorm. That refuses a CPU, and so does DDP for its sake, but there two processes are
+tried out and compared with one. There the statistics are two sums over all processes, mean first and squared
+distances from it second, as stable as those of a single process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
+import lightning
 import torch
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from torch import Tensor, nn
@@ -19,13 +21,13 @@ all_reduce: Callable[[Tensor], Tensor] = _all_reduce  # with a gradient; torch g
 __all__ = ["SyncBatchNorm", "SyncedBatchNorms"]
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """Normalise x (B, C, …) by the mean and the variance of all processes' batches, which may differ in size."""
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Normalise, on a CPU, x (B, C, …) by the mean and the variance of all processes' batches, which may differ in size."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the name is torch's
         """Return a tensor of the shape and type of `input`; moves the running statistics while training."""
         alone = not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
-        if input.device.type != "cpu" or not self.training or alone:
+        if not self.training or alone:
             return super().forward(input)
         x = input.float()
         dims = [d for d in range(x.dim()) if d != 1]
@@ -42,6 +44,9 @@ class SyncBatchNorm(nn.SyncBatchNorm):
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y.to(input.dtype)
 
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  # the name is torch's
+        """Take any number of dimensions from 2 on."""
+
     @torch.no_grad()
     def _move_running(self, mean: Tensor, variance: Tensor) -> None:
         if not self.track_running_stats or self.running_mean is None or self.running_var is None:
@@ -57,9 +62,10 @@ class SyncedBatchNorms(TorchSyncBatchNorm):
     """The Lightning plugin that converts a model's batch norms when several processes train it."""
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Convert in place, parameters and statistics kept; return the model."""
+        """Convert the layers of a LightningModule, parameters and statistics kept; return it."""
         model = super().apply(model)
-        for layer in model.modules():
+        on_cpu = cast(lightning.LightningModule, model).trainer.strategy.root_device.type == "cpu"
+        for layer in model.modules() if on_cpu else ():
             if type(layer) is nn.SyncBatchNorm:
                 layer.__class__ = SyncBatchNorm  # the same state; torch's conversion names its own class
         return model
