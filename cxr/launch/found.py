@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import yaml
+
 from cxr.files import write_text
 from cxr.launch.job import near
 from cxr.launch.outcome import Outcome
@@ -92,7 +93,7 @@ def print_found(folder: Path, outcomes: Sequence[Outcome], space: Space, directi
     keys = {p.key for p in space.parameters}
     best = best_of(outcomes, direction)
     table = Table(title=f"{len(outcomes)} trials", title_justify="left")
-    metric = "value" if best is None else best.metric
+    metric = (best.metric if best is not None else None) or "value"
     for column in ("trial", "parameters", "state", metric, "time", "run", "error"):
         table.add_column(column, overflow="fold")
     for o in outcomes:

@@ -26,21 +26,12 @@ from cxr.errors import UserError
 from cxr.launch.base import JobLauncher
 from cxr.launch.found import best_so_far, print_found, write_found
 from cxr.launch.job import Job, shown
-from cxr.launch.outcome import ATTRIBUTE, Outcome, from_attributes, outcome_of
+from cxr.launch.outcome import Outcome, outcome_of
 from cxr.launch.record import hold
+from cxr.launch.trials import Asked, Trials
 from cxr.run.headline import Direction, is_of_validation, known_direction
-from cxr.search.space import parse_space
-from cxr.search.study import (
-    Pruner,
-    Sampler,
-    draw,
-    mend,
-    need_optuna,
-    open_storage,
-    open_study,
-    pruner_of,
-    trial_id,
-)
+from cxr.search.space import Space, parse_space
+from cxr.search.study import Pruner, Sampler, need_optuna
 from cxr.search.trial import TrialOf
 
 __all__ = ["OptunaSweeper"]
@@ -87,44 +78,34 @@ class OptunaSweeper(Sweeper):
         setup_globals()
         self._check_own_values()
         need_optuna(self.sampler)
-        assert self.hydra_context is not None
+        assert self.hydra_context is not None and self.config is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        self.space = parse_space(parser.parse_overrides(arguments))
-        self.runner = _job_launcher(self.launcher, self.config)
-        self.batch = self.batch_size or getattr(self.runner, "n_jobs", None) or 1
-        self.way = self._find_direction(self._probe())
-        self.folder = self.runner.folder
-        self.tried: set[int] = set()  # trials that this command has run
-        if not self.runner.starts_jobs:
-            with tempfile.TemporaryDirectory() as scratch:  # a preview leaves the study as it is
-                if (self.folder / JOURNAL).is_file():
-                    shutil.copy(self.folder / JOURNAL, scratch)
-                self._open(Path(scratch))
-                self._preview()
+        space = parse_space(parser.parse_overrides(arguments))
+        runner = _job_launcher(self.launcher, self.config)
+        direction = self._find_direction(_probe(runner, space))
+        self.asked = Asked(
+            space, self.metric, direction, self.sampler, self.seed, self.pruner, self.min_epochs
+        )
+        self.size = self.batch_size or getattr(runner, "n_jobs", None) or 1
+        self.folder = runner.folder
+        self.name = self.study_name or self.folder.name
+        if not runner.starts_jobs:
+            self._preview(runner)
             return
         with hold(self.folder):
-            self._open(self.folder)
+            trials = Trials(self.folder / JOURNAL, self.name, self.asked)
             try:
-                while batch := self._next_batch():
-                    self._run(batch)
-            except KeyboardInterrupt:
-                print(
-                    "interrupted; the same command goes on with the trials that were cut off", file=sys.stderr
-                )
-                raise
+                tried: set[int] = set()
+                while batch := trials.next_batch(self.size, self.n_trials, tried):
+                    tried |= batch.keys()
+                    self._run(runner, trials, batch)
             finally:
-                outcomes = self._outcomes()
-                write_found(self.folder, outcomes, self.space, self.way)
-                print_found(self.folder, outcomes, self.space, self.way)
-        if not any(o.state == "finished" for o in outcomes) or any(o.state == "cut off" for o in outcomes):
+                outcomes = trials.outcomes()
+                write_found(self.folder, outcomes, space, direction)
+                print_found(self.folder, outcomes, space, direction)
+        states = {outcome.state for outcome in outcomes}
+        if "finished" not in states or "cut off" in states:
             sys.exit(1)
-
-    def _open(self, folder: Path) -> None:
-        mend(folder / JOURNAL)
-        self.storage = open_storage(folder / JOURNAL)
-        self.name = self.study_name or self.folder.name
-        pruner = pruner_of(self.pruner, self.min_epochs)
-        self.study = open_study(self.storage, self.name, self.way, pruner, self.space, self.metric)
 
     def _check_own_values(self) -> None:
         from cxr.signature import check_value
@@ -144,21 +125,6 @@ class OptunaSweeper(Sweeper):
                 "for the end); set hydra.sweeper.metric=val/accuracy"
             )
 
-    def _probe(self) -> Job:
-        """Check each choice and both ends of each number once; return the first job that can run.
-
-        Raises:
-            UserError: none can.
-        """
-        jobs = self.runner.compose(dict(enumerate(self.space.probes())))
-        good = next((job for job in jobs if not job.problem), None)
-        if good is None:
-            raise UserError(jobs[0].problem)
-        for job in jobs:
-            if job.problem:
-                print(f"warning: {shown(job.overrides)}: {job.problem}", file=sys.stderr)
-        return good
-
     def _find_direction(self, job: Job) -> Direction:
         if self.direction is not None:
             return self.direction
@@ -174,48 +140,27 @@ class OptunaSweeper(Sweeper):
             )
         return way
 
-    def _next_batch(self) -> dict[int, list[str]]:
-        """Return numbers and overrides of the next trials to run: those cut off, then new ones, none twice."""
-        batch: dict[int, list[str]] = {}
-        known = {tuple(o.overrides): o for o in self._outcomes() if o.state in ("finished", "pruned")}
-        waiting = [n for n in self._unfinished() if n not in self.tried]
-        fresh = range(len(self.study.get_trials(deepcopy=False)), self.n_trials)
-        for number in [*waiting, *fresh]:
-            if len(batch) == self.batch or (number in fresh and self._is_exhausted(number)):
-                break
-            trial = draw(self.study, self.storage, number, self.space, self.sampler, self.seed)
-            overrides = self.space.overrides(trial.params)
-            if (same := known.get(tuple(overrides))) is not None:
-                self._tell(same.again(number))
-            else:  # drawn twice in one batch, it runs once: the other is told of it when it has finished
-                if overrides not in batch.values():
-                    batch[number] = overrides
-        return batch
-
-    def _is_exhausted(self, number: int) -> bool:
-        return self.sampler == "grid" and self.space.size is not None and number >= self.space.size
-
-    def _run(self, batch: Mapping[int, Sequence[str]]) -> None:
-        jobs, ready = self.runner.compose(batch), list[Job]()
+    def _run(self, runner: JobLauncher, trials: Trials, batch: Mapping[int, Sequence[str]]) -> None:
+        jobs = runner.compose(batch)
         for job in jobs:
-            self.tried.add(job.number)
             if job.problem:
                 job.state, job.error, job.exit_code = "refused", job.problem, 2
-            elif job.before != "running":  # else: by a process that outlived its launcher
-                ready.append(job)
             if self.pruner != "none":
                 journal = str((self.folder / JOURNAL).resolve())
                 trial = TrialOf(journal, self.name, job.number, self.metric, self.pruner, self.min_epochs)
                 job.variables |= trial.variables()
-        others = [o.job(self.folder) for o in self._outcomes() if o.number not in batch]
-        self.runner.work(ready, [*others, *(job for job in jobs if job not in ready)])
+        # A run that is at work outlived its launcher; the search goes on without it.
+        ready = [job for job in jobs if not job.problem and job.before != "running"]
+        others = [o.job(self.folder) for o in trials.outcomes() if o.number not in batch]
+        runner.work(ready, [*others, *(job for job in jobs if job not in ready)])
         for job in jobs:
             outcome = outcome_of(job, self.metric)
             self._check_outcome(outcome)
-            self._tell(outcome)
-        outcomes = self._outcomes()
-        write_found(self.folder, outcomes, self.space, self.way)
-        print(f"{len(outcomes)} of {self.n_trials} trials: {best_so_far(outcomes, self.way)}", flush=True)
+            trials.tell(outcome)
+        outcomes = trials.outcomes()
+        write_found(self.folder, outcomes, self.asked.space, self.asked.direction)
+        said = best_so_far(outcomes, self.asked.direction)
+        print(f"{len(outcomes)} of {self.n_trials} trials: {said}", flush=True)
 
     def _check_outcome(self, outcome: Outcome) -> None:
         """Refuse a score that the search would take the wrong way, or that is not of validation images."""
@@ -227,43 +172,43 @@ class OptunaSweeper(Sweeper):
                 f"hydra.sweeper.metric: the runs' headline is {outcome.metric}, expected a score of validation images; "
                 "set hydra.sweeper.metric=…"
             )
-        if self.direction is None and known not in (None, self.way):
+        if self.direction is None and known not in (None, self.asked.direction):
             raise UserError(
                 f"hydra.sweeper.direction: {outcome.metric} is to be {known}d, and this study does the opposite; "
                 f"set hydra.sweeper.direction={known} and hydra.sweeper.study_name=…"
             )
 
-    def _tell(self, outcome: Outcome) -> None:
-        """Put an outcome into the study; one that was cut off stays open there."""
-        from optuna.trial import TrialState
-
-        if outcome.state == "cut off":
-            return
-        number = outcome.number
-        self.storage.set_trial_user_attr(
-            trial_id(self.study, self.storage, number), ATTRIBUTE, outcome.attributes()
+    def _preview(self, runner: JobLauncher) -> None:
+        """Show the next batch, drawn in a copy of the study: nothing is left behind."""
+        with tempfile.TemporaryDirectory() as scratch:
+            if (self.folder / JOURNAL).is_file():
+                shutil.copy(self.folder / JOURNAL, scratch)
+            trials = Trials(Path(scratch) / JOURNAL, self.name, self.asked)
+            batch = trials.next_batch(self.size, self.n_trials, set())
+            before = len([o for o in trials.outcomes() if o.number not in batch])
+        print(
+            f"search {self.name}: {before} of {self.n_trials} trials have run" + ("; next:" if batch else "")
         )
-        if outcome.state == "finished":
-            self.study.tell(number, outcome.value)
-        else:
-            state = TrialState.PRUNED if outcome.state == "pruned" else TrialState.FAIL
-            self.study.tell(number, state=state)
-
-    def _unfinished(self) -> list[int]:
-        return [t.number for t in self.study.get_trials(deepcopy=False) if not t.state.is_finished()]
-
-    def _outcomes(self) -> list[Outcome]:
-        trials = self.study.get_trials(deepcopy=False)
-        return [from_attributes(t.number, self.space.overrides(t.params), t.user_attrs) for t in trials
-                if t.params.keys() >= {p.key for p in self.space.parameters}]  # fmt: skip
-
-    def _preview(self) -> None:
-        batch = self._next_batch()
-        done = len(self._outcomes()) - len(batch)
-        print(f"search {self.name}: {done} of {self.n_trials} trials are drawn; the next batch:")
         for numbers in _runs_of(sorted(batch)):
-            self.runner.launch([batch[n] for n in numbers], numbers[0])
-        print("what comes after it depends on how these go")
+            runner.launch([batch[n] for n in numbers], numbers[0])
+        if before + len(batch) < self.n_trials:
+            print("the trials after these depend on how these go")
+
+
+def _probe(runner: JobLauncher, space: Space) -> Job:
+    """Check each choice and both ends of each number once; return the first job that can run.
+
+    Raises:
+        UserError: none can.
+    """
+    jobs = runner.compose(dict(enumerate(space.probes())))
+    good = next((job for job in jobs if not job.problem), None)
+    if good is None:
+        raise UserError(jobs[0].problem)
+    for job in jobs:
+        if job.problem:
+            print(f"warning: {shown(job.overrides)}: {job.problem}", file=sys.stderr)
+    return good
 
 
 def _job_launcher(launcher: Any, config: DictConfig) -> JobLauncher:

@@ -9,6 +9,7 @@ in a database, forgets which trials were cut off, and draws the first values aga
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import warnings
 from collections.abc import Mapping
@@ -50,15 +51,13 @@ def need_optuna(sampler: Sampler) -> None:
     Raises:
         UserError: Optuna, or what the sampler needs beside it, is not installed.
     """
-    try:
-        import optuna
+    for package in ("optuna", *(["cmaes"] if sampler == "cmaes" else [])):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"hydra/sweeper=optuna: {package} is not installed; pip install optuna cmaes  (or 'cxr[search]')"
+            )
+    import optuna
 
-        if sampler == "cmaes":
-            import cmaes  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"hydra/sweeper=optuna: {error.name} is not installed; pip install optuna cmaes  (or 'cxr[search]')"
-        ) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
