@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint, RichProgressBar, Timer, TQDM
 
 from cxr._memory import keep_freed_memory
 from cxr.callback.atomic_checkpoint import AtomicCheckpointIO
+from cxr.callback.progress_file import ProgressFile
 from cxr.errors import UserError
 from cxr.task.sync_norm import SyncedBatchNorms
 
@@ -125,7 +126,7 @@ def make_trainer(
         limit_train_batches=limit_train_batches,
         deterministic=deterministic,
         logger=logger,
-        callbacks=[*bars.get(progress, []), *timer, *callbacks],
+        callbacks=[*bars.get(progress, []), *timer, *callbacks, ProgressFile()],
         plugins=[
             AtomicCheckpointIO(),
             *cluster_environment(devices, num_nodes),

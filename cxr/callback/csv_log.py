@@ -32,6 +32,7 @@ class CSVLog(Logger):
         self._rows: list[dict[str, str]] = []
         self._columns: list[str] = ["step"]
         self._on_disk = -1  # rows of the file that are as in memory; -1: the file must be rewritten
+        self.last: dict[str, float] = {}  # the last value of each, this attempt's
 
     @property
     def name(self) -> str:
@@ -53,6 +54,8 @@ class CSVLog(Logger):
         row, index = self._rows[-1], len(self._rows) - 1
         for name, value in metrics.items():
             cell = _cell(value)
+            if name != "epoch":  # Lightning adds it to every row
+                self.last[name] = float(value)
             if row.get(name) == cell:
                 continue
             row[name] = cell
