@@ -12,16 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from cxr.config import build, conf_dir
 from cxr.errors import UserError
 from cxr.report.spec import ReportSpec
-
-if TYPE_CHECKING:
-    from wandb_workspaces.reports.v2 import Report
 
 __all__ = ["main", "paper_report", "papers", "spec_of"]
 
@@ -31,17 +28,20 @@ def papers() -> list[str]:
     return sorted(path.stem for path in (conf_dir() / "report").glob("*.yaml"))
 
 
-def paper_report(spec: ReportSpec, *, project: str, entity: str) -> Report:
-    """Return the report, unsaved; asks nothing of the network.
+def paper_report(spec: ReportSpec, *, project: str, entity: str) -> Any:
+    """Return the report (wandb_workspaces.reports.v2.Report), unsaved; asks nothing of the network.
 
     Raises:
         UserError: wandb-workspaces is not installed.
     """
     try:
         import wandb_workspaces.expr as ex
-        import wandb_workspaces.reports.v2 as wr
+        import wandb_workspaces.reports.v2 as library
     except ModuleNotFoundError as error:
         raise UserError(f"no module {error.name}; run pip install 'cxr[wandb-report]'") from None
+
+    wr: Any = library  # it exports by a list that it makes while running
+    told = {"title": spec.title[:128], "description": f"cxr: {spec.paper}"}
 
     def runs(name: str, kind: str) -> Any:
         """Runs of one kind and of this paper. Without entity and project they are those of the report's own project."""
@@ -85,7 +85,6 @@ def paper_report(spec: ReportSpec, *, project: str, entity: str) -> Report:
         wr.H2("GANs"),
         gans,
     ]
-    told = {"title": spec.title[:128], "description": f"cxr: {spec.paper}"}
     return wr.Report(project=project, entity=entity, **told, blocks=blocks)
 
 
@@ -121,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not wandb.login(prompt=False, verify=False):
             raise UserError("not logged in to W&B; run `wandb login`, or add --print")
         if not report.entity:
-            report.entity = wandb.Api().default_entity
+            report.entity = wandb.Api().default_entity or ""
         report.save()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

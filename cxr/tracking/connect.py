@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["begin", "tracked"]
 
 Mode = Literal["online", "offline", "disabled"]
-PATIENCE_S = 60.0  # for W&B's servers to answer before a run goes offline
+PATIENCE_S = 60.0  # for W&B, which has just answered, to take a run
 STAGING = "WANDB_DATA_DIR"
 _told: set[str] = set()
 _staging = ""  # what we have put into STAGING; another value is the user's
@@ -46,7 +46,7 @@ def begin(
         key: a hash of what the stage is; the same key in the same folder is the same W&B run.
 
     Raises:
-        UserError: mode=online, and nobody is logged in or W&B does not answer.
+        UserError: W&B does not take the run; or mode=online, and nobody is logged in or W&B does not answer.
     """
     import wandb
 
@@ -70,14 +70,11 @@ def begin(
         run = wandb.init(
             **arguments, mode=mode, resume="allow" if mode == "online" else None, settings=_private(mode)
         )
-    except wandb.errors.CommError as error:
-        reason = clean(str(error).strip().splitlines()[0])
-        if settings.mode == "online":
-            raise UserError(
-                f"logger.mode=online: W&B does not answer ({reason}); run `wandb login`, or set logger.mode=auto"
-            ) from None
-        mode, why = "offline", f"W&B does not answer: {reason}"
-        run = wandb.init(**arguments, mode=mode, settings=_private(mode))
+    except wandb.errors.CommError as error:  # it answered, and refused
+        raise UserError(
+            f"logger.project: W&B does not take the run ({_first_line(error)}); set logger.entity=… and "
+            "logger.project=… to one that you may write, or logger.mode=offline"
+        ) from None
     where = f"{folder}/wandb/offline-run-*-{who}"
     later = f"; `wandb sync {where}` uploads it" if mode == "offline" else ""
     _say(f"W&B: {run.url}" if mode == "online" else f"W&B: {mode} ({why}){later}")
@@ -137,12 +134,21 @@ def _mode(settings: Wandb) -> tuple[Mode, str]:
 
 
 def _logged_in() -> tuple[bool, str]:
+    """Say whether W&B answers and knows who we are, and why not. A server that is out of reach costs 10 s."""
     import wandb
 
     try:
-        return wandb.login(prompt=False, verify=False), "not logged in"
+        return wandb.login(prompt=False, verify=True), "not logged in"
     except (wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
-        return False, clean(str(error).strip().splitlines()[0])
+        return False, _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return (
+        str(clean(str(error).strip().splitlines()[0].rstrip(".")))
+        if str(error).strip()
+        else type(error).__name__
+    )
 
 
 def _say(line: str) -> None:

@@ -162,7 +162,8 @@ def _thumbnails(images: Pixels, worst: pd.DataFrame) -> list[Pixels]:
 def _worst_table(worst: pd.DataFrame, thumbnails: list[Pixels] | None) -> Any:
     import wandb
 
-    columns, data = [str(name) for name in worst.columns], worst.to_numpy().tolist()
+    columns: list[str | int] = [str(name) for name in worst.columns]
+    data = worst.to_numpy().tolist()
     if thumbnails is not None:
         columns = ["image", *columns]
         data = [[wandb.Image(picture), *row] for picture, row in zip(thumbnails, data, strict=True)]

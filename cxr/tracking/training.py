@@ -68,7 +68,7 @@ class RunWandbLogger(WandbLogger):
             self._experiment = self._begin()
         return cast("Run", self._experiment)
 
-    def log_graph(self, model: Any) -> None:
+    def log_graph(self, model: Any, input_array: Any = None) -> None:
         """Keep the task, which knows how many images it has seen; there is no graph to log."""
         self._task = model
 

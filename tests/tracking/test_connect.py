@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 
 from cxr.errors import UserError
 from cxr.tracking import connect
@@ -72,24 +73,40 @@ def test_without_a_key_auto_is_offline_and_says_so_once(
 def test_where_nobody_answers_auto_goes_offline_and_online_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, offline: Any
 ) -> None:
-    import wandb
+    def unreachable(**asked: Any) -> bool:
+        assert asked == {"prompt": False, "verify": True}
+        raise wandb.errors.AuthenticationError("Failed to authenticate with https://api: no answer.")
+
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setattr(wandb, "login", unreachable)
+    with pytest.raises(
+        UserError, match=r"^logger\.mode=online: Failed to authenticate .*: no answer; run `wandb login`"
+    ):
+        begin(tmp_path, "online")
+    begin(tmp_path, "auto").finish()
+    told = "W&B: offline (Failed to authenticate with https://api: no answer); `wandb sync"
+    assert told in capsys.readouterr().out
+    offline.read(tmp_path)
+
+
+def test_online_resumes_by_id_and_a_refusal_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def init(**arguments: Any) -> Any:
+        asked.update(arguments)
+        raise wandb.errors.CommError("entity nobody not found\nmore")
 
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setattr(wandb, "login", lambda **_: True)
-    real = wandb.init
-
-    def init(**arguments: Any) -> Any:
-        if arguments["mode"] == "online":
-            assert arguments["resume"] == "allow"
-            raise wandb.errors.CommError("connection refused")
-        return real(**arguments)
-
     monkeypatch.setattr(wandb, "init", init)
-    with pytest.raises(UserError, match=r"^logger\.mode=online: W&B does not answer \(connection refused\)"):
-        begin(tmp_path, "online")
-    begin(tmp_path, "auto").finish()
-    assert "W&B: offline (W&B does not answer: connection refused); `wandb sync" in capsys.readouterr().out
-    offline.read(tmp_path)
+    with pytest.raises(
+        UserError, match=r"^logger\.project: .*\(entity nobody not found\); set logger\.entity=…"
+    ):
+        begin(tmp_path, "auto")
+    assert (asked["mode"], asked["resume"], asked["reinit"]) == ("online", "allow", "create_new")
+    assert asked["settings"].x_disable_meta
 
 
 def test_an_error_and_ctrl_c_finish_the_run(tmp_path: Path, offline: Any) -> None:

@@ -151,7 +151,9 @@ def test_the_worst_errors_are_a_table_with_thumbnails_and_files(chain: Path, off
     assert shown["columns"] == ["image", *kept.columns]
     assert [row[2] for row in shown["data"]] == kept["image_id"].tolist()
     (table,) = [a for a in judged.of("artifact") if a.name.endswith("worst_errors")]
-    pictures = {Path(e.path).suffix: Path(e.local_path) for e in table.manifest.contents if "images" in e.path}
+    pictures = {
+        Path(e.path).suffix: Path(e.local_path) for e in table.manifest.contents if "images" in e.path
+    }
     stored = [e for e in table.manifest.contents if e.path.endswith(".png")]
     assert len(stored) == len(kept)
     assert cv2.imread(str(pictures[".png"])).shape[:2] == (64, 64)

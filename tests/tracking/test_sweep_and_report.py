@@ -49,6 +49,7 @@ def test_what_an_agent_runs_passes_our_door_under_a_name_of_its_own(paper: str, 
     assert not any("logger" in name or "progress" in name or "root" in name for name in names)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # wandb-workspaces' own, of pydantic
 @pytest.mark.parametrize("paper", PAPERS)
 def test_a_saved_report_shows_what_runs_log(paper: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("wandb_workspaces", reason="needs pip install 'cxr[wandb-report]'")
