@@ -20,7 +20,8 @@ from benchmarks.coverage import CLASSES, FIRST_SET, Scenario, simulate, truths
 from cxr.metric.bootstrap import draw_patients, estimate
 from cxr.metric.calibration import weighted_ece
 from cxr.metric.classification import weighted_scores
-from cxr.metric.interval import difference_interval, paired_interval, score_interval
+from cxr.metric.interval import difference_interval, score_interval
+from cxr.metric.paired_interval import paired_interval
 from cxr.metric.resample import patients_bearing
 
 __all__ = ["ece_coverage", "methods_coverage"]

@@ -38,9 +38,9 @@ from cxr.metric.interval import (
     Limits,
     Part,
     error_interval,
-    paired_interval,
     score_interval,
 )
+from cxr.metric.paired_interval import paired_interval
 from cxr.metric.resample import Answers, Resamples, draw_patients
 from cxr.metric.scored_arm import ScoredArm
 

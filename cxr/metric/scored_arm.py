@@ -60,17 +60,9 @@ class ScoredArm:
         return value, drawn, units, len(folds)
 
     def seed_part(self, name: str) -> list[Part]:
-        """Variance of the mean over seeds, its degrees of freedom, how much of it the draws hold; [] with one seed.
-
-        The last is the variance over resamples of what is a seed's own: patients × seeds, of the mean of k.
-        """
-        values, k = self.value[name], self.value[name].size
-        if k < 2:
-            return []
-        drawn = self.drawn[name]
-        drawn = drawn[:, ~np.isnan(drawn).any(axis=0)]
-        own = (drawn - drawn.mean(axis=0)).var(axis=1, ddof=1).sum() / (k - 1) if drawn.shape[1] > 1 else 0.0
-        return [(float(values.var(ddof=1)) / k, k - 1.0, float(own) / k)]
+        """Variance of the mean over seeds and its degrees of freedom; [] with one seed."""
+        values = self.value[name]
+        return [(float(values.var(ddof=1)) / values.size, values.size - 1.0)] if values.size > 1 else []
 
     def noise(self, name: str) -> Floats:
         """Return the noise of ECE (R,) in each resample (`cxr.metric.calibration.weighted_noise`), averaged as ECE is."""

@@ -10,7 +10,8 @@ from scipy.stats import t, ttest_1samp
 
 from benchmarks.coverage import Scenario, coverage
 from benchmarks.coverage_methods import ece_coverage
-from cxr.metric.interval import difference_interval, error_interval, paired_interval, score_interval
+from cxr.metric.interval import difference_interval, error_interval, score_interval
+from cxr.metric.paired_interval import paired_interval
 
 
 def _with_variance(variance: float, n: int = 1000) -> np.ndarray:
@@ -100,29 +101,35 @@ def test_arms_without_a_mistake_differ_by_what_so_few_patients_cannot_show() -> 
     """Two of 20 of 20: each stands at 20.5 / 21, its interval reaches to .832 (Clopper-Pearson)."""
     low, high, p = paired_interval((1.0, 1.0), (np.ones(50), np.ones(50)), 20)
     assert p == 1.0 and low == pytest.approx(-high)
-    assert 1 - 0.8316 - (1 - 20.5 / 21) < high < 1 - 0.8316
+    se = (logit(20.5 / 21) - logit(0.025 ** (1 / 20))) / t.ppf(0.975, 19)
+    half = t.ppf(0.975, 38) * np.sqrt(2) * se / 2  # two parts of 19 degrees of freedom; at the same level:
+    assert expit(logit(20.5 / 21) + half) - expit(logit(20.5 / 21) - half) < high < 1 - 0.8316
     low, high, p = paired_interval((1.0, 0.9), (np.ones(50), 0.9 + _with_variance(0.001)[:50]), 20)
     assert low < 0 < 0.1 < high and p > 0.05
     assert paired_interval((1.0, 0.0), (np.ones(50), np.zeros(50)), 20)[1] == 1.0
 
 
 def test_seeds_add_their_variance_as_welch_and_satterthwaite_do() -> None:
-    """Of .0003 between seeds the draws hold .0001 × 99 / 100 already: .0002 are added, on 2 degrees of freedom."""
-    drawn = _two(*np.sqrt([0.0004 * 99 / 100] * 2), 0.0)
-    low, high, p = paired_interval(
-        (0.53, 0.5), drawn, 100, seeds=([(0.0003, 2.0, 0.000099)], [(0.0, 2.0, 0.0)])
-    )
-    total = 0.0008 + 0.0002
-    df = total**2 / (0.0008**2 / 99 + 0.0003**2 / 2)
-    of_logits = np.sqrt(0.0006 / (0.53 * 0.47) ** 2 + 0.0004 / 0.25**2)
-    assert p == pytest.approx(2 * t.sf((logit(0.53) - logit(0.5)) / of_logits, df), rel=1e-6)
-    half = t.ppf(0.975, df) * np.sqrt(total)
-    assert (low, high) == pytest.approx((0.03 - half, 0.03 + half), rel=0.02)
-    # where the draws hold more than the seeds show nothing is added, and no more is known
-    df = 0.0004**2 / (0.0004**2 / 99 + 0.0003**2 / 2)
-    half = t.ppf(0.975, df) * 0.02 / 0.25
-    found = score_interval(0.5, 0.5 + drawn[1], 100, seeds=[(0.0003, 2.0, 0.001)])
-    assert found == pytest.approx((expit(-half), expit(half)))
+    """On the logit scale: A has 2 degrees of freedom of its seeds; B's three seeds agree."""
+    drawn = _two(0.02 * np.sqrt(99 / 100), 0.02 * np.sqrt(99 / 100), 0.0)
+    low, high, p = paired_interval((0.53, 0.5), drawn, 100, seeds=([(0.0003, 2.0)], [(0.0, 2.0)]))
+    of_a, of_b = 1 / (0.53 * 0.47) ** 2, 1 / 0.25**2
+    patients, trainings = 0.0004 * (of_a + of_b), 0.0003 * of_a
+    df = (patients + trainings) ** 2 / (patients**2 / 99 + trainings**2 / 2)
+    se = np.sqrt(patients + trainings)
+    assert p == pytest.approx(2 * t.sf((logit(0.53) - logit(0.5)) / se, df), rel=1e-6)
+    assert (low, high) == pytest.approx(0.03 + np.array([-1, 1]) * t.ppf(0.975, df) * se / 4, abs=1e-3)
+
+
+def test_two_seeds_leave_the_difference_in_doubt_and_not_how_hard_the_images_are() -> None:
+    """Arms alike but for their trainings: the level they share keeps its 99 degrees of freedom, not the seeds' one."""
+    shared = _with_variance(0.03**2)
+    seeds = ([(1e-5, 1.0)], [(1e-5, 1.0)])
+    low, high, _ = paired_interval((0.95, 0.951), (0.95 + shared, 0.951 + shared), 100, seeds=seeds)
+    half = t.ppf(0.975, 2) * np.sqrt(2e-5)  # two parts of 1 degree of freedom
+    assert high - low == pytest.approx(
+        2 * half, rel=0.6
+    )  # 0.04; the level times t(2) would make it more than 0.5
 
 
 def test_at_the_limits_the_exact_bound_for_so_many_patients() -> None:
@@ -143,7 +150,7 @@ def test_an_error_by_hand() -> None:
     assert (low, high) == pytest.approx((0.1 - 0.06 * np.sqrt(10 / 9), 0.1 + 2.2621572 * np.sqrt(0.001)))
     assert error_interval(0.06, drawn, noise, 10)[0] == 0.0  # within what a calibrated model shows
     assert error_interval(0.1, drawn, noise, 1) == (None, None)
-    low, high = error_interval(0.1, drawn, noise, 10, seeds=[(0.0001, 2.0, 0.0)])
+    low, high = error_interval(0.1, drawn, noise, 10, seeds=[(0.0001, 2.0)])
     assert low == pytest.approx(0.1 - np.sqrt(0.004 + 4.3026527**2 * 0.0001))
     assert high is not None and high > 0.1 + 2.2621572 * np.sqrt(0.001)
 
