@@ -61,11 +61,7 @@ class JobLauncher(Launcher):
         """Return jobs by their numbers, composed and checked; one that cannot run carries its `problem`."""
         self.check_own_values()
         loader, self.folder = self.hydra_context.config_loader, sweep_folder(self.config)
-        return [
-            job
-            for number, overrides in job_overrides.items()
-            for job in compose_jobs(loader, self.config, [overrides], number)
-        ]
+        return compose_jobs(loader, self.config, job_overrides)
 
     def work(self, jobs: Sequence[Job], others: Sequence[Job] = ()) -> None:
         """Skip the finished jobs, run the rest; whoever calls holds the sweep's folder.

@@ -34,6 +34,7 @@ __all__ = [
     "SWEEP",
     "Run",
     "State",
+    "holder",
     "is_primary",
     "load_state",
     "open_run",
@@ -173,8 +174,6 @@ def open_run(runs_dir: Path, name: str, config: Mapping[str, Any], identity: Map
     Raises:
         UserError: the name belongs to another identity (told key by key), or a live process has it.
     """
-    if safe_name(name) != name or not name.strip("."):
-        raise UserError(f"name: got {name!r}, expected letters, digits and . _ + - only; set name=…")
     path = runs_dir / name
     run = Run(path, name, "new", dict(config), dict(identity), primary=is_primary())
     run.state = load_state(run)
@@ -220,6 +219,8 @@ def load_state(run: Run) -> State:
     A run that ended before its first checkpoint (wrong data, say) has nothing to lose: the corrected
     command takes it over.
     """
+    if safe_name(run.name) != run.name or not run.name.strip("."):
+        raise UserError(f"name: got {run.name!r}, expected letters, digits and . _ + - only; set name=…")
     if not (run.path / "status.json").is_file():
         return "new"
     run.status = read_json(run.path / "status.json")
@@ -253,21 +254,27 @@ def _acquire(path: Path) -> int:
     return handle
 
 
+def holder(path: Path) -> str:
+    """Say which process has the run at `path`, or had it last, in the words that it left in the lock."""
+    lock = path / ".lock"
+    return (lock.read_text(encoding="utf-8") if lock.is_file() else "") or "another process"
+
+
 def _take(path: Path) -> int:
     """Lock the run for this process and leave its name in the lock; UserError names a live holder."""
-    holder = "this very process"
+    who = "this very process"
     for _ in range(3 if path.resolve() not in _held else 0):
         try:
             handle = _acquire(path)
         except BlockingIOError:
-            holder = (path / ".lock").read_text(encoding="utf-8") or "another process"
+            who = holder(path)
             time.sleep(0.05)  # `read_status` elsewhere holds it for a moment
             continue
         _held.add(path.resolve())
         os.truncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()} since {_now()}".encode(), 0)
         return handle
-    raise UserError(f"{path}: in use by {holder}; wait for it or stop it, or set another name=…")
+    raise UserError(f"{path}: in use by {who}; wait for it or stop it, or set another name=…")
 
 
 def _now() -> str:

@@ -8,7 +8,15 @@ from typing import Any
 
 from cxr.files import digest
 
-__all__ = ["config_hash", "default_name", "differences", "identity", "safe_name", "sweep_name"]
+__all__ = [
+    "config_hash",
+    "default_name",
+    "differences",
+    "identity",
+    "machine_values",
+    "safe_name",
+    "sweep_name",
+]
 
 # Where things lie, what is shown and how fast it goes: none of it makes another experiment.
 MACHINE_KEYS = (
@@ -42,6 +50,12 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         }
 
     return keep(config, "")
+
+
+def machine_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `identity` leaves out of `config`, by dotted key."""
+    kept = _flat(identity(config)).keys()
+    return {key: value for key, value in _flat(config).items() if key not in kept}
 
 
 def config_hash(identity: Mapping[str, Any]) -> str:
