@@ -36,6 +36,7 @@ class Job:
         state: "not started", "running", or how it ended.
         error: the first line of what went wrong.
         variables: what its environment has beside a sweep's own, e.g. its trial of a search.
+        slurm_id: its number in SLURM's queue; "" where it has none.
     """
 
     number: int
@@ -52,6 +53,7 @@ class Job:
     wall_s: float = 0.0
     exit_code: int | None = None
     variables: dict[str, str] = field(default_factory=dict)
+    slurm_id: str = ""
 
     def skip(self) -> None:
         """Take the metric of a run that was finished before; nothing is started."""

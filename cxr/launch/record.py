@@ -41,6 +41,7 @@ def write_record(folder: Path, launcher: str, jobs: Sequence[Job], ended: bool =
             "metric": job.metric,
             "error": job.error,
             "wall_s": round(job.wall_s, 3),
+            "slurm_id": job.slurm_id or None,
         }
         for job in jobs
     ]

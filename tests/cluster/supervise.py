@@ -91,7 +91,9 @@ def start(folder: Path, nodes: int, cpus: int) -> None:
         last=first + nodes,
     )
     (folder / "slurm.conf").write_text(config)
-    (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # named, as the search for one may end in an error
+    (folder / "cgroup.conf").write_text(
+        "CgroupPlugin=cgroup/v1\n"
+    )  # named, as the search for one may end in an error
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
     own = [f"--{key}={folder}/munge.{value}" for key, value in MUNGE.items()]
     daemon(folder, "munged", "--foreground", "--force", "--num-threads=2", *own)
