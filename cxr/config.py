@@ -182,7 +182,7 @@ def run_app(config_name: str, job: Callable[[DictConfig], object]) -> None:
     def checked(config: DictConfig) -> object:
         _restore_environment(full_error)  # what the job starts must not inherit our setting
         try:
-            _check_launcher()
+            _check_launcher(config)
             _check_hydra()
             check_config(config)
             return job(config)
@@ -239,7 +239,7 @@ def _end(error: Exception, full_error: str | None) -> None:
         sys.exit(2)
 
 
-def _check_launcher() -> None:
+def _check_launcher(config: DictConfig) -> None:
     """Refuse a launcher that runs the jobs of a sweep here, one after the other, each checked when it is its turn."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -247,9 +247,16 @@ def _check_launcher() -> None:
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
         remove_sweep(Path(hydra.sweep.dir), hydra.sweep.subdir)
+        chosen = f"hydra/launcher={hydra.runtime.choices['hydra/launcher']}"
+        strategy = str((config.get("trainer") or {}).get("strategy"))
+        if strategy.startswith("ddp"):
+            raise UserError(
+                f"{chosen}: trainer.strategy={strategy} starts the other processes of a job by the same command, so each "
+                "would walk the whole sweep again; set hydra/launcher=processes"
+            )
         raise UserError(
-            f"hydra/launcher={hydra.runtime.choices['hydra/launcher']}: would start the first job before it has "
-            "checked the others, and run all in one process; set hydra/launcher=processes"
+            f"{chosen}: would start the first job before it has checked the others, and run all in one process; "
+            "set hydra/launcher=processes"
         )
 
 

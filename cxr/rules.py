@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cxr.errors import did_you_mean
+from cxr.trainer_rules import TRAINER_RULES, kind
 
 __all__ = ["FIRST_RULES", "RULES", "Rule", "leaves"]
 
@@ -18,12 +19,6 @@ Config = dict[str, Any]
 Rule = Callable[[Config], "str | None"]
 
 NEEDS_SYNTHETIC = {"add", "top_up", "ratio", "synthetic_only"}
-
-
-def _kind(config: Config, group: str) -> str:
-    """Return the last word of a group's target ('GANTask'), or '' where there is none."""
-    node = config.get(group)
-    return str(node.get("_target_", "")).rpartition(".")[2] if isinstance(node, dict) else ""
 
 
 def leaves(node: object, path: str = "") -> Iterator[tuple[str, object]]:
@@ -109,7 +104,7 @@ def loss_fits_labels(config: Config) -> str | None:
     if not isinstance(loss, dict) or not isinstance(classifier, dict):
         return None
     name, n, multi = (
-        _kind(config, "loss").lower().replace("_", ""),
+        kind(config, "loss").lower().replace("_", ""),
         classifier.get("n_outputs"),
         bool(data.get("multi_label")),
     )
@@ -117,14 +112,14 @@ def loss_fits_labels(config: Config) -> str | None:
         why = "labels are independent (data.multi_label=true)" if multi else "classifier.n_outputs=1"
         return f"loss: cross_entropy needs one label out of several outputs, but {why}; set loss=bce"
     if ("bce" in name or "focal" in name) and not multi and isinstance(n, int) and n > 1:
-        return (f"loss: {_kind(config, 'loss')} needs independent labels, but data.multi_label=false with {n} outputs; "
+        return (f"loss: {kind(config, 'loss')} needs independent labels, but data.multi_label=false with {n} outputs; "
                 "set loss=cross_entropy")  # fmt: skip
     return None
 
 
 def mix_has_its_images(config: Config) -> str | None:
     """A mix that adds synthetic images names their sets; one that does not names none."""
-    mix, sets = _kind(config, "mix"), config.get("synthetic") or []
+    mix, sets = kind(config, "mix"), config.get("synthetic") or []
     if mix in NEEDS_SYNTHETIC and not sets:
         return f"synthetic: mix={mix} needs at least one synthetic set and none is named; set synthetic=[NAME] or mix=real_only"
     if mix and mix not in NEEDS_SYNTHETIC and sets:
@@ -152,7 +147,7 @@ def groups_are_chosen(config: Config) -> str | None:
     if config.get("_target_") != "cxr.script.train.train":
         return None
     wanted = ["data", "cache", "split", "loader", "augment", "task", "trainer", "callback"]
-    wanted += ["classifier", "loss", "optimizer", "mix"] if _kind(config, "task") == "ClassifierTask" else []
+    wanted += ["classifier", "loss", "optimizer", "mix"] if kind(config, "task") == "ClassifierTask" else []
     for group in wanted:
         if config.get(group) is None:
             return f"{group}: nothing is chosen; set {group}=NAME, one of conf/{group}/*.yaml"
@@ -175,7 +170,7 @@ def distinct_classes(config: Config) -> str | None:
         return None
     if len(set(classes)) < len(classes):
         return f"data.classes: {classes} names a class twice; set data.classes=[…]"
-    if _kind(config, "task") == "ClassifierTask" and len(classes) < 2 and not data.get("multi_label"):
+    if kind(config, "task") == "ClassifierTask" and len(classes) < 2 and not data.get("multi_label"):
         return f"data.classes: a classifier needs at least two classes, got {classes}; set data.classes=[…]"
     return None
 
@@ -184,35 +179,7 @@ def mix_has_its_counts(config: Config) -> str | None:
     """A mix that adds a number of images per class is told which."""
     mix = config.get("mix") or {}
     if "counts" in mix and not mix["counts"] and mix.get("to") is None:
-        return f"mix.counts: {_kind(config, 'mix')} needs images per class; set mix.counts={{CLASS: 100}}"
-    return None
-
-
-def explicit_gan_strategy(config: Config) -> str | None:
-    """More than one device needs a distributed strategy, and `auto` would pick one unasked."""
-    trainer = config.get("trainer") or {}
-    devices, strategy = trainer.get("devices"), trainer.get("strategy")
-    if (
-        isinstance(devices, int)
-        and devices > 1
-        and strategy in ("auto", None)
-        and _kind(config, "task").endswith("GANTask")
-    ):
-        return (f"trainer.strategy: a GAN on {devices} devices needs an explicit strategy; "
-                "set trainer.strategy=ddp_find_unused_parameters_true")  # fmt: skip
-    return None
-
-
-def gan_uses_its_own_accumulation(config: Config) -> str | None:
-    """Lightning raises for accumulation or clipping under manual optimisation; the GAN task has its own."""
-    trainer = config.get("trainer") or {}
-    if not _kind(config, "task").endswith("GANTask"):
-        return None
-    if (trainer.get("accumulate_grad_batches") or 1) != 1:
-        return ("trainer.accumulate_grad_batches: a GAN accumulates by itself; "
-                "set trainer.accumulate_grad_batches=1 task.accumulate=…")  # fmt: skip
-    if trainer.get("gradient_clip_val") is not None:
-        return "trainer.gradient_clip_val: a GAN clips by itself; set trainer.gradient_clip_val=null task.clip_grad_norm=…"
+        return f"mix.counts: {kind(config, 'mix')} needs images per class; set mix.counts={{CLASS: 100}}"
     return None
 
 
@@ -230,6 +197,5 @@ RULES: list[Rule] = [
     loss_fits_labels,
     mix_has_its_images,
     mix_has_its_counts,
-    gan_uses_its_own_accumulation,
-    explicit_gan_strategy,
+    *TRAINER_RULES,
 ]

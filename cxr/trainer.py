@@ -88,7 +88,7 @@ def make_trainer(
     accelerator: Literal["auto", "cpu", "gpu"],
     devices: int | list[int] | Literal["auto"],
     num_nodes: int,
-    strategy: str,
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"],
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"],
     max_epochs: int,
     max_time: str | None,

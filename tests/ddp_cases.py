@@ -195,7 +195,7 @@ CASES: dict[str, Callable[[int], Notes]] = {
         sync=True,
         gradient_clip_val=0.5,
         accumulate_grad_batches=2,
-    ),  # fmt: skip
+    ),
     "classifier-unknown": lambda d: run(
         classifier(BINARY(), norm=False, multi_label=True), unknown_labels(), d, epochs=2
     ),

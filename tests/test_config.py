@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from cxr import rules, signature
+from cxr import rules, signature, trainer_rules
 from cxr.config import build, check_config, conf_dir, config_groups, explain, plain
 from cxr.errors import UserError
 
@@ -249,22 +249,76 @@ RULE_CASES: list[tuple[rules.Rule, dict[str, Any], dict[str, Any], str]] = [
     ),
     (rules.mix_has_its_counts, {"mix": {**MIX, "counts": None}}, {"mix": MIX}, "set mix.counts="),
     (
-        rules.gan_uses_its_own_accumulation,
+        trainer_rules.gan_uses_its_own_accumulation,
         {"task": GAN, "trainer": {"accumulate_grad_batches": 2}},
         {"task": CLASSIFIER, "trainer": {"accumulate_grad_batches": 2}},
         "task.accumulate=",
     ),
     (
-        rules.gan_uses_its_own_accumulation,
+        trainer_rules.gan_uses_its_own_accumulation,
         {"task": GAN, "trainer": {"gradient_clip_val": 1.0}},
         {"task": GAN, "trainer": {"gradient_clip_val": None}},
         "task.clip_grad_norm=",
     ),
     (
-        rules.explicit_gan_strategy,
+        trainer_rules.explicit_gan_strategy,
         {"task": GAN, "trainer": {"devices": 2, "strategy": "auto"}},
         {"task": GAN, "trainer": {"devices": 2, "strategy": "ddp_find_unused_parameters_true"}},
-        "set trainer.strategy=",
+        "set trainer.strategy=ddp_find",
+    ),
+    (
+        trainer_rules.explicit_gan_strategy,
+        {"task": GAN, "trainer": {"devices": [0, 1], "strategy": "ddp"}},
+        {"task": CLASSIFIER, "trainer": {"devices": [0, 1], "strategy": "ddp"}},
+        "set trainer.strategy=ddp_find",
+    ),
+    (
+        trainer_rules.explicit_gan_strategy,
+        {"task": GAN, "trainer": {"accelerator": "gpu", "devices": "auto", "strategy": "auto"}},
+        {"task": GAN, "trainer": {"accelerator": "cpu", "devices": "auto", "strategy": "auto"}},
+        "possibly several devices",
+    ),
+    (
+        trainer_rules.explicit_gan_strategy,
+        {"task": GAN, "trainer": {"devices": 1, "num_nodes": 2, "strategy": "auto"}},
+        {"task": GAN, "trainer": {"devices": 1, "num_nodes": 1, "strategy": "auto"}},
+        "2 devices",
+    ),
+    (
+        trainer_rules.devices_are_named,
+        {"trainer": {"devices": 0}},
+        {"trainer": {"devices": "auto"}},
+        "set trainer.devices=auto",
+    ),
+    (
+        trainer_rules.devices_are_named,
+        {"trainer": {"devices": [1, 1]}},
+        {"trainer": {"devices": [1, 0]}},
+        "each once",
+    ),
+    (
+        trainer_rules.devices_are_named,
+        {"trainer": {"accelerator": "cpu", "devices": [0, 1]}},
+        {"trainer": {"accelerator": "cpu", "devices": 2}},
+        "set trainer.devices=2 (processes)",
+    ),
+    (
+        trainer_rules.devices_are_named,
+        {"trainer": {"num_nodes": 0}},
+        {"trainer": {"num_nodes": 3}},
+        "set trainer.num_nodes=1",
+    ),
+    (
+        trainer_rules.batch_is_shared_evenly,
+        {"loader": {"batch_size": 30}, "trainer": {"devices": [0, 3], "num_nodes": 2}},
+        {"loader": {"batch_size": 32}, "trainer": {"devices": 2, "num_nodes": 2}},
+        "set loader.batch_size=32",
+    ),
+    (
+        trainer_rules.clipping_needs_unscaled_gradients,
+        {"trainer": {"precision": "16-mixed", "gradient_clip_val": 1.0}, "optimizer": {"fused": True}},
+        {"trainer": {"precision": "16-mixed", "gradient_clip_val": 1.0}, "optimizer": {"fused": None}},
+        "set optimizer.fused=false",
     ),
 ]
 

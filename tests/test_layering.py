@@ -13,7 +13,7 @@ import pytest
 LEVELS: list[set[str]] = [
     {"errors", "_torchvision", "_memory"},
     {"files", "mistakes"},
-    {"signature", "sweep"},
+    {"signature", "sweep", "trainer_rules"},
     {"rules"},
     {"run"},
     {"search"},

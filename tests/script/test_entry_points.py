@@ -52,11 +52,17 @@ def test_a_broken_pipe_that_is_not_ours_keeps_its_traceback(
         run_app("generate", job)
 
 
-def test_a_launcher_that_checks_no_sweep_is_refused(cli: Cli, tmp_path: Path) -> None:
-    done = cli("train", "-m", "hydra/launcher=basic", "seed=0,1")
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [([], "before it has checked the others"), (["trainer=ddp"], "walk the whole sweep again")],
+)
+def test_a_launcher_that_checks_no_sweep_is_refused(
+    overrides: list[str], why: str, cli: Cli, tmp_path: Path
+) -> None:
+    done = cli("train", "-m", "hydra/launcher=basic", "seed=0,1", *overrides)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: hydra/launcher=basic: ")
+    assert line.startswith("error: hydra/launcher=basic: ") and why in line
     assert line.endswith("set hydra/launcher=processes")
     assert not list(tmp_path.iterdir())
 
