@@ -64,16 +64,16 @@ def test_unlike_runs_are_refused_by_name(
 def test_paired_difference_and_its_sentence(make_run: Callable[..., Path], tmp_path: Path) -> None:
     paper = load_published("talukdar")
     paths = [make_run(tmp_path, f"r{s}", seed=s, wrong=24) for s in range(2)]
-    paths += [make_run(tmp_path, f"g{s}", arm="synthetic", seed=s, wrong=6 + 6 * s) for s in range(2)]
+    paths += [make_run(tmp_path, f"g{s}", arm="synthetic", seed=s, wrong=6 + 3 * s) for s in range(2)]
     spec = generic_spec("talukdar")
     arms = group_runs([load_run(p) for p in paths])
     (found,) = compare_arms(arms, spec.comparisons, "accuracy", paper)
-    assert found.ours.value == pytest.approx(0.125)
-    assert found.ours.per_seed == pytest.approx((0.15, 0.10))
+    assert found.ours.value == pytest.approx(0.1375)
+    assert found.ours.per_seed == pytest.approx((0.15, 0.125))
     assert found.published == pytest.approx(0.0206)
     assert verdict(found) == "excludes zero"
     effect, basis = summary(spec, [found], 2)
-    assert effect.startswith("Synthetic images changed test accuracy by +12.50 points (95 % interval +")
+    assert effect.startswith("Synthetic images changed test accuracy by +13.75 points (95 % interval +")
     assert "excludes zero" in effect and "+2.06 points" in effect
     assert "120 test images of 40 patients" in basis and "patients and seeds" in basis
 
