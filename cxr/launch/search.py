@@ -86,7 +86,7 @@ class OptunaSweeper(Sweeper):
         self.asked = Asked(
             space, self.metric, direction, self.sampler, self.seed, self.pruner, self.min_epochs
         )
-        self.size = self.batch_size or getattr(runner, "n_jobs", None) or 1
+        self.size = self._batch_size(runner)
         self.folder = runner.folder
         self.name = self.study_name or self.folder.name
         if not runner.starts_jobs:
@@ -124,6 +124,15 @@ class OptunaSweeper(Sweeper):
                 f"hydra.sweeper.metric: got '{self.metric}', expected a score of validation images (test images are "
                 "for the end); set hydra.sweeper.metric=val/accuracy"
             )
+
+    def _batch_size(self, runner: JobLauncher) -> int:
+        at_a_time: int | None = self.batch_size or getattr(runner, "n_jobs", None)
+        if at_a_time is None and runner.starts_jobs:
+            raise UserError(
+                f"hydra.sweeper.batch_size: hydra/launcher={runner.name} does not say how many trials run at a time; "
+                "set hydra.sweeper.batch_size=4"
+            )
+        return at_a_time or 1
 
     def _find_direction(self, job: Job) -> Direction:
         if self.direction is not None:
