@@ -25,6 +25,7 @@ from cxr.errors import UserError, did_you_mean
 from cxr.mistakes import conf_dir, config_groups, explain, first_line, remove_empty_sweep, remove_sweep
 from cxr.rules import FIRST_RULES, RULES, Rule, leaves
 from cxr.run.naming import sweep_name
+from cxr.run.signals import as_ctrl_c, stop_if_heard
 from cxr.signature import BUILD_KEYS, check_node
 
 __all__ = ["build", "check_config", "conf_dir", "config_groups", "explain", "plain", "run_app"]
@@ -171,9 +172,9 @@ def build(node: Any) -> Any:
 def run_app(config_name: str, job: Callable[[DictConfig], object]) -> None:
     """Run an entry point: compose `config_name` with the command line, check it, call `job`.
 
-    Exits with 0; 2 for the user's mistakes (one line on stderr); 130 when Ctrl-C or, in training, SIGTERM or
-    SIGUSR2 stopped it: interrupted, and the same command goes on. A launcher that starts it again on 130 (and
-    when a signal ended it, which leaves the last checkpoint) needs to know no more.
+    Exits with 0; 2 for the user's mistakes (one line on stderr); 130 when Ctrl-C, SIGTERM or SIGUSR2 stopped it:
+    then a run is `interrupted`, and the same command goes on. A launcher starts it again on 130, and when a signal
+    ended it (-9, or -15 in the first tenths of a second): no more need be known.
     """
     import hydra
 
@@ -185,6 +186,7 @@ def run_app(config_name: str, job: Callable[[DictConfig], object]) -> None:
             _check_launcher(config)
             _check_hydra()
             check_config(config)
+            stop_if_heard()
             return job(config)
         except Exception as error:  # ended here, else Hydra adds a line of its own
             _end(error, full_error)
@@ -198,7 +200,7 @@ def run_app(config_name: str, job: Callable[[DictConfig], object]) -> None:
     try:
         from cxr.sweep import first_job_stands_in
 
-        with first_job_stands_in():
+        with as_ctrl_c(), first_job_stands_in():
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(checked)()
     except Exception as error:
         remove_empty_sweep(error)

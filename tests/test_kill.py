@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -40,6 +41,7 @@ def start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        start_new_session=True,
     )
 
 
@@ -49,15 +51,44 @@ def finish(command: list[str], folder: Path) -> None:
     assert process.returncode == 0, error.decode()
 
 
-def killed_when(command: list[str], folder: Path, condition: Callable[[], bool]) -> None:
-    """Start a command and SIGKILL it once `condition` holds; it must not have ended by itself."""
+def killed_when(
+    command: list[str],
+    folder: Path,
+    condition: Callable[[], bool],
+    number: signal.Signals = signal.SIGKILL,
+    *,
+    group: bool = False,
+) -> int:
+    """Start a command and send it a signal once `condition` holds; return its exit code.
+
+    It must not have ended by itself, and nothing it started may outlive it. With `group` the signal goes to its data
+    workers too, as a terminal's or a scheduler's does.
+    """
     process = start(command, folder)
     deadline = time.monotonic() + 120
     while not condition() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     assert process.poll() is None, process.communicate()[1].decode()
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    (os.killpg if group else os.kill)(process.pid, number)
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 3
+    while in_session(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not in_session(process.pid), "workers without a parent"
+    return process.returncode
+
+
+def in_session(leader: int) -> list[int]:
+    """Return the live processes of a session (Linux: none elsewhere)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+        except OSError:  # it has just ended
+            continue
+        if int(session) == leader and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
 
 
 def same(a: Any, b: Any) -> bool:
@@ -144,3 +175,48 @@ def test_ctrl_c_and_max_time_leave_a_run_that_goes_on(tmp_path: Path) -> None:
     status = read_status(tmp_path / "runs/r")
     assert status["state"] == "interrupted"
     assert status["attempts"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["gan", "classifier"])
+def test_stopped_at_random_times_equals_undisturbed(kind: str, workers: int, tmp_path: Path) -> None:
+    """Five times each, by SIGTERM, SIGUSR2 or SIGKILL, also before training; with 2 workers and accumulated steps."""
+    command = [*(GAN if kind == "gan" else CNN), f"loader.num_workers={workers}", "trainer.max_epochs=12"]
+    if kind == "classifier":
+        command.append("augment=covidgan")
+    if workers:
+        command.append("task.accumulate=2" if kind == "gan" else "trainer.accumulate_grad_batches=2")
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    calm.mkdir()
+    rough.mkdir()
+    finish(command, calm)
+    chance = random.Random(f"{kind} {workers}")
+    for attempt in range(5):
+        number = chance.choice([signal.SIGTERM, signal.SIGUSR2, signal.SIGKILL])
+        further = chance.randint(1, 16 if kind == "gan" else 2)
+        delay, group = chance.uniform(0, 0.3), chance.random() < 0.5
+        goal = rows(rough) + further
+        began = time.monotonic()
+
+        def reached(goal: int = goal, began: float = began, early: bool = attempt == 2) -> bool:
+            return rows(rough) >= goal or (early and time.monotonic() - began > 5)
+
+        def late(delay: float = delay, reached: Callable[[], bool] = reached) -> bool:
+            if not reached():
+                return False
+            time.sleep(delay)
+            return True
+
+        code = killed_when(command, rough, late, number, group=group)
+        print(
+            f"{kind}, {workers} workers: {number.name} at row {goal} + {delay:.3f} s, to the group: {group}: {code}"
+        )
+        assert code == (130 if rows(rough) >= goal and number != signal.SIGKILL else code)
+        assert read_status(rough / "runs/r")["state"] == "interrupted"
+    finish(command, rough)
+    assert (calm / "runs/r/metrics.csv").read_bytes() == (rough / "runs/r/metrics.csv").read_bytes()
+    for name in ("last.ckpt", "best.ckpt"):
+        a, b = (load_checkpoint(folder / "runs/r/checkpoints" / name) for folder in (calm, rough))
+        assert same(a, b), name
+    assert read_status(rough / "runs/r")["metric"] == read_status(calm / "runs/r")["metric"]

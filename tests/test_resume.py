@@ -5,6 +5,7 @@ from __future__ import annotations
 import cxr  # noqa: F401  # first: it lets torchvision, and so lightning, be imported
 
 # isort: split
+import contextlib
 import functools
 import os
 import signal
@@ -26,7 +27,7 @@ from cxr.callback.checkpoints import CheckpointFiles
 from cxr.callback.csv_log import CSVLog
 from cxr.callback.early_stopping import EarlyStopping
 from cxr.callback.generative_score import GenerativeScore
-from cxr.callback.preemption import SIGNALS, StopOnSignal
+from cxr.callback.preemption import StopOnSignal
 from cxr.callback.step_seed import StepSeed
 from cxr.classifier.base import Classifier
 from cxr.data.module import CXRDataModule
@@ -35,6 +36,7 @@ from cxr.extractor.pixel import PixelExtractor
 from cxr.gan.talukdar import Discriminator, Generator
 from cxr.loss.classification import BCE
 from cxr.loss.gan import discriminator_bce, generator_bce
+from cxr.run.signals import STOPS, as_ctrl_c, stop_if_heard
 from cxr.task.classifier import ClassifierTask
 from cxr.task.gan import GANTask
 from cxr.trainer import cluster_environment, make_trainer
@@ -303,11 +305,30 @@ class FailAtOnce(Callback):
 
 
 def test_before_training_a_signal_ends_it_at_once_and_handlers_are_given_back() -> None:
-    before = [signal.getsignal(n) for n in SIGNALS]
-    for number in SIGNALS:
+    before = [signal.getsignal(n) for n in STOPS]
+    for number in STOPS:
         with pytest.raises(KeyboardInterrupt, match=f"stopped by {number.name}"), StopOnSignal():
             os.kill(os.getpid(), number)
-    assert [signal.getsignal(n) for n in SIGNALS] == before
+    assert [signal.getsignal(n) for n in STOPS] == before
+
+
+def test_a_signal_that_python_swallowed_is_not_lost() -> None:
+    class Swallows:
+        def __del__(self) -> None:
+            with contextlib.suppress(
+                KeyboardInterrupt
+            ):  # as Python does itself in such a callback, and says so
+                os.kill(os.getpid(), signal.SIGUSR2)
+
+    before = [signal.getsignal(n) for n in STOPS]
+    with as_ctrl_c():
+        stop_if_heard()
+        Swallows()
+        with pytest.raises(KeyboardInterrupt, match="stopped by SIGUSR2"), StopOnSignal():
+            pytest.fail("trains")
+    assert [signal.getsignal(n) for n in STOPS] == before
+    with as_ctrl_c():
+        stop_if_heard()  # the next program in this process has heard nothing
 
 
 def _agree(rank: int, rendezvous: str, out: Any) -> None:

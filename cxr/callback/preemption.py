@@ -24,9 +24,9 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
-__all__ = ["StopOnSignal", "Stopped"]
+from cxr.run.signals import STOPS, stop_if_heard
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+__all__ = ["StopOnSignal", "Stopped"]
 
 
 class Stopped(SystemExit):
@@ -65,8 +65,9 @@ class StopOnSignal(Callback):
 
     def __enter__(self) -> StopOnSignal:
         """Listen. Outside the main thread Python gives no signals; an ignored SIGINT (`command &`) stays so."""
+        stop_if_heard()
         if threading.current_thread() is threading.main_thread():
-            self._before = {n: signal.getsignal(n) for n in SIGNALS}
+            self._before = {n: signal.getsignal(n) for n in STOPS}
             if self._before[signal.SIGINT] == signal.SIG_IGN:
                 del self._before[signal.SIGINT]
         self._listen()
