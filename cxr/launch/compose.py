@@ -110,8 +110,12 @@ def _ran_with(plan: PlannedRun, machine: str) -> bool:
     return (plan.path / "config.yaml").is_file() and digest(_machine(read_config(plan.path))) == machine
 
 
-def mark_conflicts(jobs: Sequence[Job]) -> None:
-    """Give every job its `problem` whose run is also an earlier job's, or is some other process's now."""
+def mark_conflicts(jobs: Sequence[Job], joins_running: bool = False) -> None:
+    """Give every job its `problem` whose run is also an earlier job's, or is some other process's now.
+
+    Args:
+        joins_running: that process may be the job itself, started before by such a launcher: it is no conflict.
+    """
     taken: dict[Path, int] = {}
     for job in jobs:
         if job.plan is not None and not job.problem:
@@ -120,17 +124,20 @@ def mark_conflicts(jobs: Sequence[Job]) -> None:
                 job.problem = (
                     f"name: {job.plan.name} is also the run of job {other}; leave name=… out, or sweep it too"
                 )
-            elif job.before == "running":
+            elif job.before == "running" and not joins_running:
                 job.problem = f"{job.plan.path}: in use by {holder(job.plan.path)}; wait for it or stop it"
 
 
-def refuse_problems(jobs: Sequence[Job]) -> None:
+def refuse_problems(jobs: Sequence[Job], joins_running: bool = False) -> None:
     """Tell all that is wrong, one line a job, and refuse the sweep if anything is; two jobs may not share a run.
+
+    Args:
+        joins_running: see `mark_conflicts`.
 
     Raises:
         UserError: some job cannot run.
     """
-    mark_conflicts(jobs)
+    mark_conflicts(jobs, joins_running)
     bad = [job for job in jobs if job.problem]
     for job in bad:
         print(f"error: job {job.number} ({shown(job.overrides)}): {job.problem}", file=sys.stderr)
