@@ -64,7 +64,8 @@ class TrialOf:
         storage.set_trial_intermediate_value(number, epochs, value)
         if epochs < self.min_epochs or not study.pruner.prune(study, storage.get_trial(number)):
             return None
-        return f"after {epochs} epochs {name} was {value:.4g}, behind other trials of {self.study} ({self.pruner})"
+        behind = f"behind the other trials of its search ({self.pruner})"
+        return f"after {epochs} epoch{'s' * (epochs > 1)} {name} was {value:.4g}, {behind}"
 
 
 def current_trial() -> TrialOf | None:

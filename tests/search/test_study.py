@@ -52,8 +52,8 @@ def search(journal: Path, how: Asked, total: int, size: int = 1) -> list[Outcome
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes"])
 def test_a_search_that_was_stopped_draws_what_it_would_have_drawn(tmp_path: Path, sampler: Sampler) -> None:
-    whole = [o.overrides for o in search(tmp_path / "whole", asked(sampler), 13)]
-    for total in (4, 13):  # a new process each time, as far as the study knows
+    whole = [o.overrides for o in search(tmp_path / "whole", asked(sampler), 12)]
+    for total in (4, 12):  # a new process each time, as far as the study knows
         again = [o.overrides for o in search(tmp_path / "parts", asked(sampler), total)]
     assert again == whole
     assert len(set(whole)) > 9
@@ -155,7 +155,7 @@ def test_median_pruning(tmp_path: Path) -> None:
     trials.next_batch(2, 9, set())
     low, high = (TrialOf(str(tmp_path / "j"), "one", n, None, "median", 1) for n in (5, 6))
     assert low.report(1, "val/accuracy", 0.29) == (
-        "after 1 epochs val/accuracy was 0.29, behind other trials of one (median)"
+        "after 1 epoch val/accuracy was 0.29, behind the other trials of its search (median)"
     )
     assert high.report(1, "val/accuracy", 0.31) is None
     patient = TrialOf(str(tmp_path / "j"), "one", 5, None, "median", 2)
