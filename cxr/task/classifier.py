@@ -161,8 +161,7 @@ class ClassifierTask(lightning.LightningModule):
 
     def _divisor(self, targets: Tensor) -> Tensor | None:
         """Return what the loss divides its sum over targets (B, L) by, float32; None for a loss that does not tell."""
-        known = isinstance(self.loss, (Binary, CrossEntropy))
-        return self.loss.divisor(targets).float() if known else None
+        return self.loss.divisor(targets).float() if isinstance(self.loss, (Binary, CrossEntropy)) else None
 
     def _targets(self, labels: Tensor) -> Tensor:
         """Return the columns of labels (B, n_classes) that have an output."""

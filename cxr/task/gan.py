@@ -26,11 +26,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cxr.data.convert import to_float, to_uint8
+from cxr.data.convert import to_float
 from cxr.errors import UserError
 from cxr.gan.latent import mix_seed
 from cxr.task.distributed import over_ranks, share_buffers, without_exchange
 from cxr.task.loss_scale import end_step, step
+from cxr.task.sampling import sample_images, sample_latent
 
 __all__ = ["GANTask", "ema_decay", "sample_images"]
 
@@ -293,40 +294,3 @@ def ema_decay(images: int, images_seen: int, half_life_images: int, rampup: floa
     if rampup is not None:
         half_life = min(half_life, rampup * images_seen)
     return float(0.5 ** (images / max(half_life, 1e-8)))
-
-
-def sample_latent(generator: nn.Module, n: int, *, seed: int, start: int) -> Tensor:
-    """Return latents (n, latent_dim) of the generator's own kind; latent i is a function of (seed, i)."""
-    return cast(Tensor, cast(Any, generator).sample_latent(n, seed=seed, start=start))
-
-
-@torch.inference_mode()
-def sample_images(
-    generator: nn.Module,
-    n: int,
-    *,
-    seed: int,
-    start: int,
-    block: int,
-    device: torch.device,
-    label: int | None = None,
-) -> Tensor:
-    """Return uint8 images (n, 1, H, H) of latents `start` … `start + n - 1`, on the CPU; n may be 0.
-
-    label: the position of the class that a conditional generator is asked for.
-
-    Latents are always mapped in the same whole blocks (k·block …), since a network's last bits depend on the
-    batch size: image i has the same bytes whatever was asked for around it.
-    """
-    if n == 0:
-        side = cast(int, generator.image_size_px)
-        return torch.empty((0, 1, side, side), dtype=torch.uint8)
-    training = generator.training
-    generator.eval()
-    images = []
-    told = () if label is None else (torch.full((block,), label, device=device),)
-    for first in range(start - start % block, start + n, block):
-        z = sample_latent(generator, block, seed=seed, start=first).to(device)
-        images.append(to_uint8(generator(z, *told))[max(start - first, 0) : start + n - first].cpu())
-    generator.train(training)
-    return torch.cat(images)

@@ -8,7 +8,7 @@ distances from it second, as stable as those of a single process.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import lightning
 import torch
@@ -67,5 +67,7 @@ class SyncedBatchNorms(TorchSyncBatchNorm):
         on_cpu = cast(lightning.LightningModule, model).trainer.strategy.root_device.type == "cpu"
         for layer in model.modules() if on_cpu else ():
             if type(layer) is nn.SyncBatchNorm:
-                layer.__class__ = SyncBatchNorm  # the same state; torch's conversion names its own class
+                cast(
+                    Any, layer
+                ).__class__ = SyncBatchNorm  # the same state; torch's conversion names its own class
         return model

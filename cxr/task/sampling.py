@@ -1,0 +1,49 @@
+"""Images of a generator: image i depends on the seed and on i, whatever is asked for around it."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from cxr.data.convert import to_uint8
+
+__all__ = ["sample_images", "sample_latent"]
+
+
+def sample_latent(generator: nn.Module, n: int, *, seed: int, start: int) -> Tensor:
+    """Return latents (n, latent_dim) of the generator's own kind; latent i is a function of (seed, i)."""
+    return cast(Tensor, cast(Any, generator).sample_latent(n, seed=seed, start=start))
+
+
+@torch.inference_mode()
+def sample_images(
+    generator: nn.Module,
+    n: int,
+    *,
+    seed: int,
+    start: int,
+    block: int,
+    device: torch.device,
+    label: int | None = None,
+) -> Tensor:
+    """Return uint8 images (n, 1, H, H) of latents `start` … `start + n - 1`, on the CPU; n may be 0.
+
+    label: the position of the class that a conditional generator is asked for.
+
+    Latents are always mapped in the same whole blocks (k·block …), since a network's last bits depend on the
+    batch size: image i has the same bytes whatever was asked for around it.
+    """
+    if n == 0:
+        side = cast(int, generator.image_size_px)
+        return torch.empty((0, 1, side, side), dtype=torch.uint8)
+    training = generator.training
+    generator.eval()
+    images = []
+    told = () if label is None else (torch.full((block,), label, device=device),)
+    for first in range(start - start % block, start + n, block):
+        z = sample_latent(generator, block, seed=seed, start=first).to(device)
+        images.append(to_uint8(generator(z, *told))[max(start - first, 0) : start + n - first].cpu())
+    generator.train(training)
+    return torch.cat(images)
