@@ -247,6 +247,10 @@ def _check_launcher(config: DictConfig) -> None:
     from hydra.types import RunMode
 
     hydra = HydraConfig.get()
+    if hydra.mode == RunMode.RUN and hydra.runtime.choices["hydra/launcher"] == "plan":
+        raise UserError(
+            "hydra/launcher=plan: shows the jobs of a sweep, and without -m this would start; add -m"
+        )
     if hydra.mode == RunMode.MULTIRUN:
         remove_sweep(Path(hydra.sweep.dir), hydra.sweep.subdir)
         chosen = f"hydra/launcher={hydra.runtime.choices['hydra/launcher']}"

@@ -78,7 +78,7 @@ def test_every_console_script_exists(repository: Path) -> None:
     scripts = project(repository)["scripts"]
     assert isinstance(scripts, dict)
     assert set(scripts) == {
-        f"cxr-{name}" for name in ("train", "generate", "curate", "score", "evaluate", "study")
+        f"cxr-{name}" for name in ("train", "generate", "curate", "score", "evaluate", "study", "status")
     }
     for target in scripts.values():
         module, _, function = str(target).partition(":")

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -46,10 +48,14 @@ def write_record(folder: Path, launcher: str, jobs: Sequence[Job], ended: bool =
         for job in jobs
     ]
     who = {"pid": os.getpid(), "host": socket.gethostname(), "updated": _now()}
-    write_json(
-        folder / FILE,
-        {"schema": 1, "name": folder.name, "launcher": launcher, "ended": ended, **who, "jobs": rows},
-    )
+    sweep = {"schema": 1, "name": folder.name, "launcher": launcher, "ended": ended, "command": _command()}
+    write_json(folder / FILE, {**sweep, **who, "jobs": rows})
+
+
+def _command() -> str:
+    """Return what was typed, to go on by."""
+    typed = shlex.join(sys.argv)
+    return f"python {typed}" if sys.argv[0].endswith(".py") else typed
 
 
 def read_record(folder: Path) -> dict[str, Any]:
