@@ -6,20 +6,20 @@ parent, which means to finish its step, would fail for lack of images.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 import threading
 
-__all__ = ["begin_worker", "end_with_parent"]
+from cxr._parent import end_with_parent
 
-_PR_SET_PDEATHSIG = 1  # prctl(2), linux/prctl.h
+__all__ = ["begin_worker"]
 
 
 def begin_worker(worker: int) -> None:
     """Leave to the parent what the parent answers; the `worker_init_fn` of a DataLoader."""
-    end_with_parent()
+    # Elsewhere than on Linux a worker looks for its parent every 5 s while it waits for work (torch's own watch).
+    end_with_parent(signal.SIGKILL, os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if sys.platform != "linux":  # no sigwaitinfo: SIGTERM to the group ends the worker
@@ -35,20 +35,3 @@ def _obey(parent: int) -> None:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
             pass
         os._exit(0)  # anything else makes torch raise an error in the parent
-
-
-def end_with_parent() -> bool:
-    """Have the kernel kill this process when its parent dies, however that dies; return whether it will.
-
-    Linux only. Elsewhere a worker looks for its parent every 5 s while it waits for work (torch's own watch).
-    """
-    parent = os.getppid()
-    if sys.platform != "linux":
-        return False
-    try:
-        asked = ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    except (AttributeError, OSError):  # a C library without it
-        return False
-    if os.getppid() != parent:  # it died before we asked
-        os.kill(os.getpid(), signal.SIGKILL)
-    return bool(asked == 0)

@@ -32,11 +32,13 @@ class JobLauncher(Launcher):
     Attributes:
         exit_on_failure: end the process with 1 when a job failed; a sweeper that goes on without it sets this to False
             and finds the failure in the job's return.
+        joins_running: whether a run at work may be a job that it started before and waits for again.
         starts_jobs: False for a launcher that only shows what it would start.
     """
 
     name: ClassVar[str]  # in conf/hydra/launcher
     starts_jobs: ClassVar[bool] = True
+    joins_running: ClassVar[bool] = False
     exit_on_failure = True
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -47,12 +49,14 @@ class JobLauncher(Launcher):
         """Check all jobs, run all jobs, show all jobs; exits with 1 if any failed."""
         setup_globals()
         jobs = self.compose(dict(enumerate(job_overrides, initial_job_idx)))
-        refuse_problems(jobs)
+        refuse_problems(jobs, self.joins_running)
         with hold(self.folder):
             try:
                 self.work(jobs)
-            finally:
-                print_table(jobs)
+            except BaseException:  # whoever catches a Ctrl-C says how to go on
+                print_table(jobs, hint=False)
+                raise
+        print_table(jobs)
         if self.exit_on_failure and any(job.failed for job in jobs):
             sys.exit(1)
         return [returned(job) for job in jobs]
@@ -61,7 +65,11 @@ class JobLauncher(Launcher):
         """Return jobs by their numbers, composed and checked; one that cannot run carries its `problem`."""
         self.check_own_values()
         loader, self.folder = self.hydra_context.config_loader, sweep_folder(self.config)
-        return compose_jobs(loader, self.config, job_overrides)
+        jobs = compose_jobs(loader, self.config, job_overrides)
+        for job in jobs:
+            if not job.problem and job.before != "finished":
+                job.problem = self.problem_of(job)
+        return jobs
 
     def work(self, jobs: Sequence[Job], others: Sequence[Job] = ()) -> None:
         """Skip the finished jobs, run the rest; whoever calls holds the sweep's folder.
@@ -87,6 +95,10 @@ class JobLauncher(Launcher):
     @abstractmethod
     def check_own_values(self) -> None:
         """Refuse wrong values: Hydra builds launchers without looking at types, and hides what constructors raise."""
+
+    def problem_of(self, job: Job) -> str:
+        """Return why this launcher cannot run a job that passed the checks, in one line; "" where it can."""
+        return ""
 
     @abstractmethod
     def run(self, jobs: Sequence[Job], all_jobs: Sequence[Job]) -> None:

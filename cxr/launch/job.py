@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import signal
@@ -19,6 +20,7 @@ from cxr.run import PlannedRun, State, read_status
 __all__ = ["LOG", "OPENED", "Job", "common", "near", "returned", "shown"]
 
 LOG, OPENED = "output.log", "run.json"  # in a job's folder: what it printed, and which run it opened
+LOG_END = 1 << 20  # bytes of what it printed that are searched for its error
 
 
 @dataclass
@@ -98,11 +100,10 @@ def error_line(log: Path) -> str:
     """Return the line that tells the error: the last `error: …`, else a traceback's last, else the last."""
     if not log.is_file():
         return "(no output)"
-    lines = [
-        line.strip()
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if line.strip()
-    ]
+    with log.open("rb") as file:  # its end: a job may print gigabytes
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_END))
+        text = file.read().decode("utf-8", errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("error: ")]
     raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt|Exit)(: |$)", line)]
     return (told or raised or lines or ["(no output)"])[-1]

@@ -6,20 +6,27 @@ A failed job does not stop the others; the table at the end has them all, and th
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from cxr.config import plain
+from cxr.errors import UserError
 from cxr.launch.base import JobLauncher, check_values
+from cxr.launch.children import Child, StopSignals, stop
 from cxr.launch.command import clean, command, environment
-from cxr.launch.job import LOG, OPENED, Job, common, near, shown
+from cxr.launch.job import LOG, OPENED, Job
+from cxr.launch.slots import VISIBLE, Slots, gpus_wanted, visible_devices
+
+if TYPE_CHECKING:
+    from cxr.launch.live import Lines
 
 __all__ = ["ProcessLauncher"]
+
+# They go before OMP_NUM_THREADS in the libraries that read them; unset, those read OMP_NUM_THREADS too.
+OTHER_THREADS = ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+TICK_S = 0.05
 
 
 class ProcessLauncher(JobLauncher):
@@ -27,123 +34,150 @@ class ProcessLauncher(JobLauncher):
 
     Args:
         n_jobs: how many at a time.
-        threads: OMP_NUM_THREADS of each job; None: cores / n_jobs when n_jobs > 1, else as it is.
-        grace_s: seconds a job has after Ctrl-C to save what it can.
+        threads: CPU threads of each job, divided among its processes (trainer.devices on a CPU); None: cores / n_jobs
+            unless OMP_NUM_THREADS is set, and as it is where one job runs at a time.
+        gpus_per_job: GPUs of each job, its own while it runs; 0: it sees none; None: it sees what is here.
+        grace_s: seconds a job has after Ctrl-C to save.
     """
 
     name: ClassVar[str] = "processes"
 
-    def __init__(self, n_jobs: int, threads: int | None, grace_s: float) -> None:
+    def __init__(self, n_jobs: int, threads: int | None, gpus_per_job: int | None, grace_s: float) -> None:
         super().__init__()
-        self.n_jobs, self.threads, self.grace_s = n_jobs, threads, grace_s
+        self.n_jobs, self.threads, self.gpus_per_job, self.grace_s = n_jobs, threads, gpus_per_job, grace_s
+        self._devices: list[str] = []
 
     def check_own_values(self) -> None:
-        """See JobLauncher."""
+        """See JobLauncher; also refuse more GPUs at a time than there are, rather than run fewer jobs than asked."""
         check_values(
             self,
-            {"n_jobs": int, "threads": int | None, "grace_s": float},
-            {"n_jobs": 1, "threads": 1, "grace_s": 0},
+            {"n_jobs": int, "threads": int | None, "gpus_per_job": int | None, "grace_s": float},
+            {"n_jobs": 1, "threads": 1, "gpus_per_job": 0, "grace_s": 0},
+        )
+        if not self.gpus_per_job:
+            return
+        self._devices = visible_devices(os.environ)
+        here, each = len(self._devices), self.gpus_per_job
+        seen = f"{here} {'is' if here == 1 else 'are'} visible" + f" ({','.join(self._devices)})" * (here > 0)
+        if each > here:
+            mend = f"set hydra.launcher.gpus_per_job={here or 'null'}"
+            raise UserError(f"hydra.launcher.gpus_per_job: got {each}, and {seen}; {mend}")
+        if self.n_jobs * each > here:
+            raise UserError(
+                f"hydra.launcher.n_jobs: {self.n_jobs} jobs at a time x {each} GPUs = {self.n_jobs * each}, and {seen}; "
+                f"set hydra.launcher.n_jobs={here // each}"
+            )
+
+    def problem_of(self, job: Job) -> str:
+        """Return why a job cannot run here: more machines than this one, or more GPUs than it gets."""
+        trainer = _trainer(job)
+        nodes = trainer.get("num_nodes", 1)
+        if nodes != 1:
+            return (f"trainer.num_nodes: {nodes} machines, and hydra/launcher=processes has this one; "
+                    "set trainer.num_nodes=1 or hydra/launcher=slurm")  # fmt: skip
+        each = self.gpus_per_job
+        if each is None or not trainer or (wanted := gpus_wanted(trainer, each)) <= each:
+            return ""
+        if each == 0:
+            return "trainer.accelerator: gpu, and hydra.launcher.gpus_per_job=0 hides all; set trainer=cpu"
+        mend = f"set trainer.devices={each} or hydra.launcher.gpus_per_job={wanted}"
+        return (
+            f"trainer.devices: needs {wanted} GPUs, and a job gets hydra.launcher.gpus_per_job={each}; {mend}"
         )
 
     def run(self, jobs: Sequence[Job], all_jobs: Sequence[Job]) -> None:
-        """Run `n_jobs` at a time until all have ended; on Ctrl-C or SIGTERM end those that run."""
-        waiting, running = list(jobs), list[_Running]()
-        shared = common(all_jobs)
-        with _sigterm_as_ctrl_c():
+        """Run `n_jobs` at a time until all have ended; on Ctrl-C, SIGTERM or SIGHUP end those that run.
+
+        Raises:
+            KeyboardInterrupt: after a signal, when all have ended.
+        """
+        from cxr.launch.live import show  # rich: Hydra imports this module at every start
+
+        if self.gpus_per_job is None and self.n_jobs > 1 and any(_needs_gpu(job) for job in jobs):
+            print(f"warning: {self.n_jobs} jobs at a time see the same GPUs; hydra.launcher.gpus_per_job=1 gives "
+                  "each its own")  # fmt: skip
+        slots, waiting, running = Slots(self._devices), list(jobs), list[_Running]()
+        with StopSignals() as signals, show(all_jobs) as lines:
             try:
-                while waiting or running:
+                while (waiting or running) and not signals.count:
                     while waiting and len(running) < self.n_jobs:
-                        job = waiting.pop(0)
-                        running.append(self._start(job))
+                        self._start(waiting.pop(0), slots, running, lines)
                         self.save(all_jobs)
-                        log = near(job.folder / LOG)
-                        print(
-                            f"job {job.number} started: {shown(job.overrides, shared)}  (output: {log})",
-                            flush=True,
-                        )
-                    time.sleep(0.05)
-                    for ended in [one for one in running if one.process.poll() is not None]:
-                        running.remove(ended)
-                        ended.end()
+                    time.sleep(TICK_S)
+                    if self._reap(running, slots, lines):
                         self.save(all_jobs)
-                        job = ended.job
-                        print(
-                            f"job {job.number} {job.state}: {shown(job.overrides, shared)}  {job.error}".rstrip(),
-                            flush=True,
-                        )
-            except BaseException:
-                _stop(running, self.grace_s)
-                raise
+                    lines.refresh()
+            finally:
+                stop([one.child for one in running], self.grace_s, signals, lines.tell)
+                self._reap(running, slots, lines)
+        if signals.count:
+            raise KeyboardInterrupt(f"stopped by {signals.name}")
 
-    def _start(self, job: Job) -> _Running:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / OPENED).unlink(missing_ok=True)
+    def _start(self, job: Job, slots: Slots, running: list[_Running], lines: Lines) -> None:
+        """Start a job; one that cannot be started has failed, the others go on."""
+        devices = slots.take(self.gpus_per_job or 0)
         job.state = "running"
-        with (job.folder / LOG).open("wb") as log:
-            began = time.monotonic()
-            process = subprocess.Popen(
-                command(job, self.config, self.task_function),
-                env=self._environment(job),
-                cwd=self.config.hydra.runtime.cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # its own group: its ranks and workers are ended with it
-            )
-        return _Running(job, process, began)
+        try:
+            job.folder.mkdir(parents=True, exist_ok=True)
+            (job.folder / OPENED).unlink(missing_ok=True)
+            words = command(job, self.config, self.task_function)
+            cwd, log = self.config.hydra.runtime.cwd, job.folder / LOG
+            child = Child(words, self._environment(job, devices), cwd, log)
+        except OSError as error:
+            slots.give(devices)
+            job.state, job.exit_code, job.error = "failed", 1, f"could not be started: {error}"
+            lines.ended(job)
+            return
+        running.append(_Running(job, child, devices))
+        lines.started(job)
 
-    def _environment(self, job: Job) -> dict[str, str]:
+    def _reap(self, running: list[_Running], slots: Slots, lines: Lines) -> bool:
+        """Fill in how jobs went that have ended and free their slots; return whether there are any."""
+        ended = [one for one in running if one.child.has_ended()]
+        for one in ended:
+            running.remove(one)
+            slots.give(one.devices)
+            assert one.child.exit_code is not None
+            one.job.wall_s = one.child.wall_s
+            one.job.read_outcome(one.child.exit_code)
+            lines.ended(one.job)
+        return bool(ended)
+
+    def _environment(self, job: Job, devices: Sequence[str]) -> dict[str, str]:
         variables = clean(os.environ) | environment(job, self.folder.name)
-        if self.threads is not None:
-            variables["OMP_NUM_THREADS"] = str(self.threads)
-        elif self.n_jobs > 1:
+        if self.gpus_per_job is not None:
+            variables[VISIBLE] = ",".join(devices)
+        threads = self.threads
+        if threads is None and self.n_jobs > 1 and "OMP_NUM_THREADS" not in variables:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            variables.setdefault("OMP_NUM_THREADS", str(max(1, cores // self.n_jobs)))
+            threads = cores // self.n_jobs
+        if threads is not None:
+            for name in OTHER_THREADS:
+                variables.pop(name, None)
+            variables["OMP_NUM_THREADS"] = str(max(1, threads // _processes(job)))
         return variables
 
 
 @dataclass(frozen=True)
 class _Running:
-    """A job and its process."""
+    """A job, its process and its GPUs."""
 
     job: Job
-    process: subprocess.Popen[bytes]
-    began: float
-
-    def end(self) -> None:
-        """Fill in how the job went; the process has ended."""
-        assert self.process.returncode is not None
-        self.job.wall_s = time.monotonic() - self.began
-        self.job.read_outcome(self.process.returncode)
+    child: Child
+    devices: Sequence[str]
 
 
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Take SIGTERM (a scheduler's, a service manager's) for Ctrl-C, so that no child is left behind."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _trainer(job: Job) -> Mapping[str, Any]:
+    """Return the job's node of conf/trainer; {} for a program without one."""
+    found = {} if job.config is None else plain(job.config).get("trainer")
+    return found if isinstance(found, dict) else {}
 
 
-def _stop(running: Sequence[_Running], grace_s: float) -> None:
-    """End process groups: Ctrl-C first, then SIGTERM, then SIGKILL; a second Ctrl-C goes on to the next."""
-    for number, patience_s in ((signal.SIGINT, grace_s), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-        for one in running:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(one.process.pid, number)
-        with suppress(KeyboardInterrupt):
-            deadline = time.monotonic() + patience_s
-            while time.monotonic() < deadline and any(one.process.poll() is None for one in running):
-                time.sleep(0.05)
-    for one in running:
-        one.process.wait()
-        one.end()
+def _needs_gpu(job: Job) -> bool:
+    return _trainer(job).get("accelerator") == "gpu"
+
+
+def _processes(job: Job) -> int:
+    """Return how many processes a job has on the CPU, or to feed its GPUs."""
+    devices = _trainer(job).get("devices", 1)
+    return max(1, len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) else 1)

@@ -1,27 +1,40 @@
-"""The table of all jobs of a sweep."""
+"""The table of all jobs of a sweep, and the line below it."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
+from cxr.errors import UserError
+from cxr.files import read_json
 from cxr.launch.job import Job, common, near, shown
 
-__all__ = ["print_table"]
+__all__ = ["duration", "print_table"]
 
 
-def print_table(jobs: Sequence[Job]) -> None:
-    """Print the table of all jobs; overrides that all jobs share are left out."""
+def print_table(jobs: Sequence[Job], hint: bool = True) -> None:
+    """Print the table of all jobs; overrides that all jobs share are left out.
+
+    Args:
+        hint: say that the same command goes on, where anything is left.
+    """
     from rich.console import Console
     from rich.table import Table
 
     shared = common(jobs)
-    table = Table(title=f"{len(jobs)} jobs", title_justify="left")
+    table = Table(title=f"{len(jobs)} jobs", title_justify="left", caption_justify="left")
     for column in ("job", "overrides", "state", "metric", "time", "run", "error"):
         table.add_column(column, overflow="fold")
     for job in jobs:
         metric = ", ".join(f"{k} {v:.4g}" if v is not None else f"{k} –" for k, v in job.metric.items())
-        took = str(timedelta(seconds=round(job.wall_s)))
+        wall_s, attempts = time_of(job)
+        took = duration(wall_s) + f" in {attempts} attempts" * (attempts > 1)
+        if attempts > 1:
+            table.caption = (
+                "time: of all attempts; one that was killed (SIGKILL) told no time and is left out"
+            )
         overrides = shown(job.overrides, shared)
         cells = (str(job.number), overrides, job.state, metric, took, near(job.run) if job.run else "")
         table.add_row(*cells, job.error, style="red" if job.failed else None)
@@ -29,3 +42,30 @@ def print_table(jobs: Sequence[Job]) -> None:
     if not console.is_terminal:
         console = Console(markup=False, highlight=False, width=max(160, console.width))
     console.print(table)
+    console.print(closing(jobs, hint), soft_wrap=True)
+
+
+def closing(jobs: Sequence[Job], hint: bool = True) -> str:
+    """Return `12 jobs: 8 finished, 3 failed, 1 not started; the same command again goes on`."""
+    counts = Counter(job.state for job in jobs)
+    line = f"{len(jobs)} jobs: " + ", ".join(f"{n} {state}" for state, n in counts.items())
+    left = any(job.failed or job.state == "not started" for job in jobs)
+    return f"{line}; the same command again goes on with what is left" if left and hint else line
+
+
+def time_of(job: Job) -> tuple[float, int]:
+    """Return the seconds of a job's run over its attempts and how many those were; of the job where it opened none."""
+    status: dict[str, Any] = {}
+    if job.run is not None and job.state != "not started":
+        try:
+            status = read_json(job.run / "status.json")
+        except UserError:  # never opened, or unreadable: what this process measured stands
+            status = {}
+    attempts = int(status.get("attempts") or 1)
+    before = float(status.get("wall_s") or 0.0)
+    return (max(before, job.wall_s) if attempts > 1 or job.state == "skipped" else job.wall_s), attempts
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as H:MM:SS."""
+    return str(timedelta(seconds=round(seconds)))

@@ -70,7 +70,8 @@ class Tiny(lightning.LightningModule):
         self.folder, self.seen = folder, list[tuple[str, int, int, float]]()
 
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
-        return self.layer(batch[0]).square().mean()
+        loss: torch.Tensor = self.layer(batch[0]).square().mean()
+        return loss
 
     def validation_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
         self._note()
