@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -24,14 +24,15 @@ from omegaconf import DictConfig, open_dict
 from cxr.config import plain
 from cxr.errors import UserError
 from cxr.launch.base import JobLauncher
+from cxr.launch.compose import sweep_folder
 from cxr.launch.found import best_so_far, print_found, write_found
 from cxr.launch.job import Job, shown
 from cxr.launch.outcome import Outcome, outcome_of
 from cxr.launch.record import hold
-from cxr.launch.trials import Asked, Trials
+from cxr.launch.trials import Asked, Trials, consecutive
 from cxr.run.headline import Direction, is_of_validation, known_direction
 from cxr.search.space import Space, parse_space
-from cxr.search.study import Pruner, Sampler, need_optuna
+from cxr.search.study import Pruner, Sampler, direction_of, need_optuna, sampler_of
 from cxr.search.trial import TrialOf
 
 __all__ = ["OptunaSweeper"]
@@ -81,14 +82,24 @@ class OptunaSweeper(Sweeper):
         assert self.hydra_context is not None and self.config is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         space = parse_space(parser.parse_overrides(arguments))
+        sampler_of(self.sampler, self.seed, space)
+        if name := next((word for word in space.words if str(word).lstrip("+").startswith("name=")), None):
+            raise UserError(f"{name}: all trials would be one run; leave name=… out")
         runner = _job_launcher(self.launcher, self.config)
-        direction = self._find_direction(_probe(runner, space))
+        runner.check_own_values()
+        self.size = self._batch_size(runner)
+        self.folder = sweep_folder(self.config)
+        self.name = self.study_name or self.folder.name
+        known = direction_of(self.folder / JOURNAL, self.name)
+        if (
+            known is None
+        ):  # a new study; one that is there has been probed, and each job is checked before it starts
+            job = _probe(runner, space)
+            known = self._find_direction(job) if self.direction is None else self.direction
+        direction = self.direction or known
         self.asked = Asked(
             space, self.metric, direction, self.sampler, self.seed, self.pruner, self.min_epochs
         )
-        self.size = self._batch_size(runner)
-        self.folder = runner.folder
-        self.name = self.study_name or self.folder.name
         if not runner.starts_jobs:
             self._preview(runner)
             return
@@ -135,8 +146,6 @@ class OptunaSweeper(Sweeper):
         return at_a_time or 1
 
     def _find_direction(self, job: Job) -> Direction:
-        if self.direction is not None:
-            return self.direction
         if self.metric is not None:
             name = self.metric
         else:  # as the task's headline will be: cxr/run/headline.py
@@ -158,8 +167,8 @@ class OptunaSweeper(Sweeper):
                 journal = str((self.folder / JOURNAL).resolve())
                 trial = TrialOf(journal, self.name, job.number, self.metric, self.pruner, self.min_epochs)
                 job.variables |= trial.variables()
-        # A run that is at work outlived its launcher; the search goes on without it.
-        ready = [job for job in jobs if not job.problem and job.before != "running"]
+        # A run that is at work has outlived its launcher; where that cannot wait for it, the search goes on without.
+        ready = [job for job in jobs if not job.problem and (runner.joins_running or job.before != "running")]
         others = [o.job(self.folder) for o in trials.outcomes() if o.number not in batch]
         runner.work(ready, [*others, *(job for job in jobs if job not in ready)])
         for job in jobs:
@@ -198,7 +207,7 @@ class OptunaSweeper(Sweeper):
         print(
             f"search {self.name}: {before} of {self.n_trials} trials have run" + ("; next:" if batch else "")
         )
-        for numbers in _runs_of(sorted(batch)):
+        for numbers in consecutive(sorted(batch)):
             runner.launch([batch[n] for n in numbers], numbers[0])
         if before + len(batch) < self.n_trials:
             print("the trials after these depend on how these go")
@@ -227,15 +236,3 @@ def _job_launcher(launcher: Any, config: DictConfig) -> JobLauncher:
             f"hydra/launcher={chosen}: cannot run a search; set hydra/launcher=processes or hydra/launcher=slurm"
         )
     return launcher
-
-
-def _runs_of(numbers: Sequence[int]) -> Iterator[list[int]]:
-    """Split sorted numbers where one is missing."""
-    run: list[int] = []
-    for number in numbers:
-        if run and number != run[-1] + 1:
-            yield run
-            run = []
-        run.append(number)
-    if run:
-        yield run

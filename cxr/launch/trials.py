@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from cxr.run.headline import Direction
 from cxr.search.space import Space
 from cxr.search.study import Pruner, Sampler, draw, mend, open_storage, open_study, pruner_of, trial_id
 
-__all__ = ["Asked", "Trials"]
+__all__ = ["Asked", "Trials", "consecutive"]
 
 
 @dataclass(frozen=True)
@@ -95,3 +96,15 @@ class Trials:
             for t in self._study.get_trials(deepcopy=False)
             if t.params.keys() >= keys
         ]
+
+
+def consecutive(numbers: Sequence[int]) -> Iterator[list[int]]:
+    """Split sorted numbers where one is missing."""
+    run: list[int] = []
+    for number in numbers:
+        if run and number != run[-1] + 1:
+            yield run
+            run = []
+        run.append(number)
+    if run:
+        yield run

@@ -30,12 +30,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Pruner",
     "Sampler",
+    "direction_of",
     "draw",
     "mend",
     "need_optuna",
     "open_storage",
     "open_study",
     "pruner_of",
+    "sampler_of",
     "trial_id",
 ]
 
@@ -118,6 +120,19 @@ def open_study(
     return study
 
 
+def direction_of(file: Path, name: str) -> Direction | None:
+    """Return which way the study `name` in `file` goes; None where there is no such study."""
+    import optuna
+
+    if not file.is_file():
+        return None
+    try:
+        study = optuna.load_study(study_name=name, storage=open_storage(file))
+    except KeyError:
+        return None
+    return "maximize" if study.direction == optuna.study.StudyDirection.MAXIMIZE else "minimize"
+
+
 def draw(study: Study, storage: BaseStorage, number: int, space: Space, sampler: Sampler, seed: int) -> Trial:
     """Return trial `number` with all its values: a new one, or one whose process was killed while it drew.
 
@@ -131,7 +146,7 @@ def draw(study: Study, storage: BaseStorage, number: int, space: Space, sampler:
     import optuna
 
     state = np.random.SeedSequence([seed, number]).generate_state(1)[0]
-    study.sampler = _short_numbers(_sampler(sampler, int(state), space))
+    study.sampler = _short_numbers(sampler_of(sampler, int(state), space))
     if number < len(study.get_trials(deepcopy=False)):
         trial = optuna.Trial(study, trial_id(study, storage, number))
     else:
@@ -159,7 +174,12 @@ def pruner_of(name: Pruner, min_epochs: int) -> BasePruner:
     return pruners.NopPruner()
 
 
-def _sampler(name: Sampler, seed: int, space: Space) -> BaseSampler:
+def sampler_of(name: Sampler, seed: int, space: Space) -> BaseSampler:
+    """Return the sampler that conf/hydra/sweeper/optuna.yaml names.
+
+    Raises:
+        UserError: it cannot search this space.
+    """
     from optuna import samplers
 
     if name == "grid":

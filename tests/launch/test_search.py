@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from cxr.launch.search import OptunaSweeper
 from cxr.launch.trials import Asked, Trials
 from cxr.search.space import parse_space
 
@@ -136,12 +138,21 @@ def test_a_search_goes_on_past_failures_and_says_what_it_found(tmp_path: Path, a
     assert [job["number"] for job in record["jobs"]] == list(range(5))
     assert [job["state"] for job in record["jobs"]] == [row["state"] for row in rows]
 
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    preview = app(
+        X, "do=ok,fail", "hydra.sweeper.n_trials=6", "hydra/launcher=plan", "hydra.launcher.n_jobs=3"
+    )
+    output, errors = preview.communicate(timeout=60)
+    assert "search one-search: 5 of 6 trials have run; next:" in output
+    previewed = next(line for line in output.splitlines() if line.startswith("│ 5 "))
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
     more = app(X, "do=ok,fail", "hydra.sweeper.n_trials=6", "hydra.launcher.n_jobs=3")
     output, errors = more.communicate(timeout=120)
     assert more.returncode == 0, errors
     assert trials(folder)[:5] == rows  # nothing was run twice
-    assert output.count(" started: ") <= 1
     assert len(trials(folder)) == 6
+    assert all(f"{key}={trials(folder)[5][key]}" in previewed for key in ("x", "do"))
 
 
 def test_killed_in_the_middle_it_goes_on_as_if_it_had_not_been(tmp_path: Path, app: App) -> None:
@@ -218,6 +229,11 @@ def test_a_run_that_falls_behind_is_pruned_and_is_no_result(tmp_path: Path, app:
         ),
         ([X, "hydra.sweeper.sampler=tpee"], "hydra.sweeper.sampler: got 'tpee', expected one of tpe, random"),
         ([X, "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials: got 0, expected 1 or more"),
+        ([X, "+name=one"], "+name=one: all trials would be one run; leave name=… out"),
+        (
+            [X, "hydra.sweeper.sampler=grid"],
+            "x is an interval; use x=range(…), or set hydra.sweeper.sampler=tpe",
+        ),
         ([X, "hydra/launcher=basic"], "hydra/launcher=basic: cannot run a search"),
     ],
 )
@@ -230,6 +246,12 @@ def test_what_cannot_be_searched_is_said_before_anything_is_left(
     assert not (tmp_path / "sweeps").exists()
 
 
+def test_every_parameter_is_in_its_yaml(repository: Path) -> None:
+    node = yaml.safe_load((repository / "conf/hydra/sweeper/optuna.yaml").read_text())
+    assert node.pop("_target_") == "hydra_plugins.cxr_launch.optuna.OptunaSweeper"
+    assert node.keys() == inspect.signature(OptunaSweeper).parameters.keys()
+
+
 def test_all_failed_is_a_failure_and_the_test_set_is_no_objective(tmp_path: Path, app: App) -> None:
     process = app(X, "do=fail", "hydra.sweeper.n_trials=1")
     output, _ = process.communicate(timeout=60)
@@ -240,3 +262,30 @@ def test_all_failed_is_a_failure_and_the_test_set_is_no_objective(tmp_path: Path
     assert other.returncode == 1
     assert all("it has no score of validation (has: test/accuracy, val/loss)" in row["error"]
                for row in trials(tmp_path / "sweeps" / "two"))  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_classifier_on_phantoms(tmp_path: Path, repository: Path) -> None:
+    """Three real runs, the last two in a second command; values are those of the runs' own records."""
+    words = ["data=phantom", "cache.size_px=32", "trainer.max_epochs=1", "trainer.progress=none"]
+    words += [
+        "optimizer.lr=tag(log, interval(1e-5, 1e-2))",
+        "hydra/sweeper=optuna",
+        "hydra.launcher.n_jobs=2",
+    ]
+    for n in (1, 3):
+        command = [sys.executable, str(repository / "train.py"), "-m", *words, f"hydra.sweeper.n_trials={n}"]
+        environment = {**os.environ, "PYTHONPATH": str(repository)}
+        told = subprocess.run(
+            command, cwd=tmp_path, env=environment, text=True, capture_output=True, check=False
+        )
+        assert told.returncode == 0, told.stdout + told.stderr
+    [folder] = (tmp_path / "runs" / "sweeps").iterdir()
+    rows = trials(folder)
+    assert [row["state"] for row in rows] == ["finished"] * 3
+    for row in rows:
+        status = json.loads((Path(row["run"]) / "status.json").read_text())
+        assert status["metric"]["val/accuracy"] == float(row["value"])
+        assert status["attempts"] == 1
+        config = yaml.safe_load((Path(row["run"]) / "config.yaml").read_text())
+        assert config["optimizer"]["lr"] == float(row["optimizer.lr"])
