@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, get_type_hints
 
@@ -83,6 +82,7 @@ class SlurmLauncher(JobLauncher):
     """
 
     name: ClassVar[str] = "slurm"
+    joins_running: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -16,6 +16,14 @@ __all__ = ["Left", "Queued", "left", "queue"]
 
 FORMAT = "%i|%j|%T|%r|%N"
 TIMEOUT_S = 60.0
+# Reasons to wait that do not pass by waiting, and what to set instead.
+FOR_EVER = {
+    "PartitionTimeLimit": "timeout_min lower, or another hydra.launcher.partition",
+    "QOSMaxWallDurationPerJobLimit": "timeout_min lower, or another hydra.launcher.qos",
+    "AssocMaxWallDurationPerJobLimit": "timeout_min lower",
+    "PartitionNodeLimit": "nodes lower, or another hydra.launcher.partition",
+    "BadConstraints": "constraint to what nodes have",
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,10 @@ class Queued:
 
     def __str__(self) -> str:
         if self.state == "pending" and self.reason != "None":
-            return f"pending ({self.reason})"
+            advice = FOR_EVER.get(self.reason)
+            return (
+                f"pending ({self.reason}{f': scancel it and set hydra.launcher.{advice}' if advice else ''})"
+            )
         return f"{self.state} on {self.nodes}" if self.nodes and self.state != "pending" else self.state
 
 

@@ -74,14 +74,11 @@ class SlurmTask:
         if rank:
             if code in (0, *INTERRUPTED) or self._heard:
                 return 0  # rank 0 speaks for all
-            time.sleep(PATIENCE_S)
+            self._hears(signal.SIGTERM, PATIENCE_S)
             sys.exit(_shell_code(code))
         if code not in INTERRUPTED or not self._heard:
             return self._end(code)
-        until = time.monotonic() + USR2_S
-        while signal.SIGUSR2 not in self._heard and time.monotonic() < until:
-            time.sleep(0.1)
-        if signal.SIGUSR2 not in self._heard:
+        if not self._hears(signal.SIGUSR2, USR2_S):
             sys.exit(130)  # scancel: CANCELLED; scontrol requeue or a lost node: PENDING
         self.idle = 0 if self._last_saved() > saved else self.idle + 1
         if refused := self._refused():
@@ -124,6 +121,13 @@ class SlurmTask:
         for heard in tuple(self._heard):  # while the child was made
             child.send_signal(heard)
         return child.wait()
+
+    def _hears(self, number: int, seconds: float) -> bool:
+        """Say whether a signal has come, or comes within so many seconds."""
+        until = time.monotonic() + seconds
+        while number not in self._heard and time.monotonic() < until:
+            time.sleep(0.1)
+        return number in self._heard
 
     def _environment(self) -> dict[str, str]:
         """Return the node's environment with the job's own, threads as many as the task has cores."""

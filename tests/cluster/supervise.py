@@ -30,8 +30,8 @@ SlurmctldPort={controller}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-# A requeued job waits until its old credential has expired, by default two minutes.
-AuthInfo=socket={folder}/munge.socket,cred_expire=3
+# A requeued job waits until its old credential has expired, by default two minutes; 5 s is the least.
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -52,8 +52,8 @@ KillWait=5
 SlurmdTimeout=15
 ReturnToService=2
 NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs={cpus} RealMemory=2000
-PartitionName=main Nodes=ALL Default=YES MaxTime=60 State=UP
-PartitionName=other Nodes=ALL MaxTime=60 State=UP
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=short Nodes=ALL MaxTime=1 State=UP
 """
 
 
