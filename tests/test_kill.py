@@ -220,3 +220,30 @@ def test_stopped_at_random_times_equals_undisturbed(kind: str, workers: int, tmp
         a, b = (load_checkpoint(folder / "runs/r/checkpoints" / name) for folder in (calm, rough))
         assert same(a, b), name
     assert read_status(rough / "runs/r")["metric"] == read_status(calm / "runs/r")["metric"]
+
+
+@pytest.mark.slow
+def test_a_signal_that_one_of_two_processes_hears_stops_both_at_one_step(tmp_path: Path) -> None:
+    """Only the second process hears it; the run equals one of two processes that were never stopped."""
+    command = [*GAN, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=12",
+               "callback.checkpoints.every_n_minutes=null"]  # fmt: skip
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    calm.mkdir()
+    rough.mkdir()
+    finish(command, calm)
+    process = start(command, rough)
+    while rows(rough) < 24 and process.poll() is None:
+        time.sleep(0.005)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 1, children
+    os.kill(int(children[0]), signal.SIGUSR2)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error.decode()
+    status = read_status(rough / "runs/r")
+    assert (status["state"], status["error"]) == ("interrupted", "stopped by a signal to another process")
+    stopped = load_checkpoint(rough / "runs/r/checkpoints/last.ckpt")
+    assert 24 <= stopped["gan"]["g_steps"] < 24 + 3 * 8, "within three exchanges of eight steps"
+    finish(command, rough)
+    assert (calm / "runs/r/metrics.csv").read_bytes() == (rough / "runs/r/metrics.csv").read_bytes()
+    a, b = (load_checkpoint(folder / "runs/r/checkpoints/last.ckpt") for folder in (calm, rough))
+    assert same(a, b)
