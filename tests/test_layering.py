@@ -96,6 +96,9 @@ def test_the_report_reads_files_never_models(repository: Path) -> None:
         "cxr.launch.search",
         "hydra_plugins.cxr_launch.processes",
         "hydra_plugins.cxr_launch.optuna",
+        "hydra_plugins.cxr_launch.plan",
+        "hydra_plugins.cxr_launch.grid",
+        "cxr.script.status",
     ],
 )
 def test_light_modules_import_nothing_heavy(module: str, repository: Path) -> None:
