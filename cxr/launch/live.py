@@ -97,10 +97,10 @@ class LiveLines(Lines):
                 began, clock = self._began[job.number]
                 cells = _cells(_progress(job, began), time.monotonic() - clock)
                 table.add_row(f"job {job.number}", Text(self.named(job)), *cells)
-        waiting = sum(job.state == "not started" for job in self.jobs)
+        waiting = sum(job.state in ("not started", "pending") for job in self.jobs)
         if not waiting:
             return table
-        ended = sum(job.state not in ("not started", "running") for job in self.jobs)
+        ended = sum(job.state not in ("not started", "pending", "running") for job in self.jobs)
         return Group(table, Text(f"{waiting} waiting, {ended} of {len(self.jobs)} ended", style="dim"))
 
 

@@ -7,13 +7,11 @@ unpickled them, in MULTIRUN mode, from whatever that process has imported. Here 
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 from omegaconf import OmegaConf
 
@@ -22,26 +20,19 @@ from cxr.errors import UserError
 from cxr.files import read_json, write_json
 from cxr.launch.base import JobLauncher, check_values
 from cxr.launch.command import command, environment
-from cxr.launch.job import LOG, OPENED, Job, common, near, shown
-from cxr.launch.slurm_queue import Queued, left, queue
+from cxr.launch.job import LOG, OPENED, Job, near
+from cxr.launch.slurm_queue import queue
 from cxr.launch.slurm_submit import Shape, shape_of, submit
 from cxr.launch.slurm_task import ENDED, SlurmTask
+from cxr.launch.slurm_wait import follow
+from cxr.run import holder
+
+if TYPE_CHECKING:
+    from cxr.launch.live import Lines
 
 __all__ = ["SlurmLauncher"]
 
 SUBMITTED = "slurm.json"  # in a job's folder: its SLURM id and sbatch file
-LOOK_S = 0.5  # between looks at the files that jobs leave
-LAG_S = 30.0  # until a file that a node wrote is seen here (NFS)
-# How SLURM says that it ended a job, and what may help; the others end by themselves and leave a file.
-BY_SLURM = {
-    "CANCELLED": (130, ""),
-    "TIMEOUT": (130, "; it was not saved in time: set hydra.launcher.signal_delay_s higher"),
-    "PREEMPTED": (130, ""),
-    "NODE_FAIL": (130, ""),
-    "BOOT_FAIL": (130, ""),
-    "DEADLINE": (130, ""),
-    "OUT_OF_MEMORY": (1, "; set hydra.launcher.mem_gb higher"),
-}
 LEAST = {
     "timeout_min": 1,
     "nodes": 1,
@@ -129,47 +120,48 @@ class SlurmLauncher(JobLauncher):
                 "or set hydra/launcher=processes"
             )
 
-    def compose(self, job_overrides: Mapping[int, Sequence[str]]) -> list[Job]:
-        """See JobLauncher; a job whose trainer does not fit what was given carries its problem."""
-        jobs = super().compose(job_overrides)
-        for job in jobs:
-            if not job.problem:
-                try:
-                    self._shape(job)
-                except UserError as error:
-                    job.problem = str(error)
-        return jobs
+    def problem_of(self, job: Job) -> str:
+        """See JobLauncher: the trainer does not fit what was given."""
+        try:
+            self._shape(job)
+        except UserError as error:
+            return str(error)
+        return ""
 
     def run(self, jobs: Sequence[Job], all_jobs: Sequence[Job]) -> None:
         """Submit the jobs that are not in the queue already, and wait for all."""
+        from cxr.launch.live import show  # rich: Hydra imports this module at every start
+
+        with show(all_jobs) as lines:
+            ids = self._in_queue(jobs) if jobs else {}
+            for job in jobs:
+                if job.number in ids:
+                    lines.tell(f"job {job.number} is in the queue as {ids[job.number]}: {lines.named(job)}")
+            ids |= self._submit([job for job in jobs if job.number not in ids], lines)
+            for job in jobs:
+                job.state, job.slurm_id = "pending", ids[job.number]
+            self.save(all_jobs)
+            try:
+                follow(jobs, lines, self.given["poll_s"], lambda: self.save(all_jobs))
+            except KeyboardInterrupt:
+                left = sorted({job.slurm_id.partition("_")[0] for job in jobs if job.exit_code is None})
+                lines.tell(
+                    f"\nthe jobs stay in the queue: the same command waits for them again, scancel {' '.join(left)} "
+                    "ends them"
+                )
+                raise
+
+    def _in_queue(self, jobs: Sequence[Job]) -> dict[int, str]:
+        """Return the ids of jobs that an earlier launcher submitted and SLURM still has, by number."""
         held = queue()
         if held is None:
             raise UserError("squeue does not answer; try it in the shell, then type the same command again")
         ids = {job.number: _submitted(job) for job in jobs}
         ids = {n: i for n, i in ids.items() if i in held and held[i].name == self._job_name}
-        shared = common(all_jobs)
         for job in jobs:
-            if job.number in ids:
-                print(
-                    f"job {job.number} is in the queue as {ids[job.number]}: {shown(job.overrides, shared)}"
-                )
-        ids |= self._submit([job for job in jobs if job.number not in ids], shared)
-        for job in jobs:
-            job.state, job.slurm_id = "pending", ids[job.number]
-        self.save(all_jobs)
-        if jobs:
-            print(f"output of job N: {near(self.folder)}/N/{LOG}", flush=True)
-        try:
-            self._wait(jobs, all_jobs)
-        except KeyboardInterrupt:
-            numbers = " ".join(
-                sorted({job.slurm_id.partition("_")[0] for job in jobs if job.exit_code is None})
-            )
-            print(
-                f"\nthe jobs stay in the queue: the same command waits for them again, scancel {numbers} ends them",
-                flush=True,
-            )
-            raise
+            if job.before == "running" and job.number not in ids and job.run is not None:
+                raise UserError(f"{job.run}: in use by {holder(job.run)}; wait for it or stop it")
+        return ids
 
     @property
     def _job_name(self) -> str:
@@ -181,7 +173,7 @@ class SlurmLauncher(JobLauncher):
             job.config, *(self.given[key] for key in ("nodes", "tasks_per_node", "gpus_per_node"))
         )
 
-    def _submit(self, jobs: Sequence[Job], shared: set[str]) -> dict[int, str]:
+    def _submit(self, jobs: Sequence[Job], lines: Lines) -> dict[int, str]:
         """Submit jobs, an array for each shape; all or none. Returns their SLURM ids by number."""
         ids: dict[int, str] = {}
         shapes = dict.fromkeys(self._shape(job) for job in jobs)
@@ -194,8 +186,8 @@ class SlurmLauncher(JobLauncher):
                 for job, number in zip(alike, numbers, strict=True):
                     ids[job.number] = number
                     write_json(job.folder / SUBMITTED, {"slurm_id": number, "script": str(script)})
-                    print(f"job {job.number} submitted as {number}: {shown(job.overrides, shared)}")
-                print(f"sbatch file: {near(script)}", flush=True)
+                    lines.tell(f"job {job.number} submitted as {number}: {lines.named(job)}")
+                lines.tell(f"sbatch file: {near(script)}")
         except BaseException:
             if ids:
                 subprocess.run(["scancel", *ids.values()], check=False)
@@ -217,60 +209,9 @@ class SlurmLauncher(JobLauncher):
             max_requeues=self.given["max_requeues"],
         )
 
-    def _wait(self, jobs: Sequence[Job], all_jobs: Sequence[Job]) -> None:
-        """Follow the jobs to their ends, a line for each change."""
-        looked, missing = 0.0, dict[int, float]()
-        shared = common(all_jobs)
-        held: dict[str, Queued] | None = None
-        while waiting := [job for job in jobs if job.exit_code is None]:
-            if asked := time.monotonic() - looked >= self.given["poll_s"]:
-                held, looked = queue(), time.monotonic()
-            for job in waiting:
-                before = job.state
-                if not _read_end(job) and asked and held is not None:
-                    if job.slurm_id in held:
-                        missing.pop(job.number, None)
-                        job.state = str(held[job.slurm_id])
-                    else:
-                        since = missing.setdefault(job.number, time.monotonic())
-                        _take_word(job, time.monotonic() - since > LAG_S)
-                if job.state != before:
-                    again = before.startswith(("running", "completing")) and job.state.startswith("pending")
-                    note = "requeued, goes on from its last checkpoint; " if again else ""
-                    print(
-                        f"job {job.number} {note}{job.state}: {shown(job.overrides, shared)}  {job.error}".rstrip(),
-                        flush=True,
-                    )
-                    self.save(all_jobs)
-            time.sleep(min(LOOK_S, self.given["poll_s"]))
-
 
 def _submitted(job: Job) -> str:
-    """Return the id under which an earlier launcher submitted a job; "" where none did."""
+    """Return the id under which an earlier launcher submitted a job; "" where none did, or it has ended."""
     file = job.folder / SUBMITTED
-    return str(read_json(file)["slurm_id"]) if file.is_file() else ""
-
-
-def _read_end(job: Job) -> bool:
-    """Take what the job's first task has left about its end; False: it has left nothing yet."""
-    os.scandir(job.folder).close()  # NFS looks anew
-    if not (job.folder / ENDED).is_file():
-        return False
-    ended = read_json(job.folder / ENDED)
-    job.wall_s = ended["wall_s"]
-    job.read_outcome(ended["exit_code"])
-    job.error = ended["error"] or job.error
-    return True
-
-
-def _take_word(job: Job, late: bool) -> None:
-    """Take SLURM's word for how a job ended that has left the queue and no file, once none can still come."""
-    ended = left(job.slurm_id)
-    if ended is not None and ended.state in BY_SLURM:
-        code, advice = BY_SLURM[ended.state]
-        job.read_outcome(code)
-        job.error = f"SLURM: {ended.state}{advice}"
-    elif late:
-        job.read_outcome((ended and ended.exit_code) or 1)
-        state = ended.state if ended else "not in the queue any more"
-        job.error = f"SLURM: {state}; {job.error}"
+    ended = (job.folder / ENDED).is_file()  # SLURM shows it for a moment more
+    return str(read_json(file)["slurm_id"]) if file.is_file() and not ended else ""

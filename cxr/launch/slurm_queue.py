@@ -35,6 +35,11 @@ class Queued:
     reason: str
     nodes: str
 
+    @property
+    def waits(self) -> bool:
+        """Whether it has no node; one that is requeued still ends there for a moment."""
+        return self.state in ("pending", "requeued", "requeue_hold", "requeue_fed")
+
     def __str__(self) -> str:
         if self.state == "pending" and self.reason != "None":
             advice = FOR_EVER.get(self.reason)
