@@ -22,6 +22,7 @@ from cxr.launch.compose import compose_jobs, refuse_problems, sweep_folder
 from cxr.launch.job import Job, returned
 from cxr.launch.record import hold, write_record
 from cxr.launch.table import print_table
+from cxr.run import read_status
 
 __all__ = ["JobLauncher"]
 
@@ -80,6 +81,8 @@ class JobLauncher(Launcher):
         """
         everything = sorted([*others, *jobs], key=lambda job: job.number)
         for job in jobs:
+            if job.plan is not None and job.before != "new":
+                job.earlier_s = float(read_status(job.plan.path).get("wall_s") or 0.0)
             if job.before == "finished":
                 job.skip()
         self.save(everything)

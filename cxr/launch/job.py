@@ -37,6 +37,8 @@ class Job:
         problem: why it cannot run, as the door says it; "" where it can.
         state: "not started", "running", or how it ended.
         error: the first line of what went wrong.
+        wall_s: seconds that its process took, this time.
+        earlier_s: seconds of its run's earlier attempts; one that was killed told none.
         variables: what its environment has beside a sweep's own, e.g. its trial of a search.
         slurm_id: its number in SLURM's queue; "" where it has none.
     """
@@ -53,6 +55,7 @@ class Job:
     metric: dict[str, float | None] = field(default_factory=dict)
     error: str = ""
     wall_s: float = 0.0
+    earlier_s: float = 0.0
     exit_code: int | None = None
     variables: dict[str, str] = field(default_factory=dict)
     slurm_id: str = ""
@@ -85,6 +88,10 @@ class Job:
         elif status.get("state") in ("failed", "interrupted"):
             self.state = status["state"]
         self.error = status.get("error") or error_line(self.folder / LOG)
+        if exit_code == -signal.SIGKILL and not status.get("error"):
+            self.error = (
+                "ended from outside: the kernel does that when memory runs out"  # the log tells nothing
+            )
 
     def _read_metric(self, status: dict[str, Any]) -> None:
         headline = status.get("headline")

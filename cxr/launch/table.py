@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
-from cxr.errors import UserError
 from cxr.files import read_json
 from cxr.launch.job import Job, common, near, shown
 
@@ -29,12 +27,10 @@ def print_table(jobs: Sequence[Job], hint: bool = True) -> None:
         table.add_column(column, overflow="fold")
     for job in jobs:
         metric = ", ".join(f"{k} {v:.4g}" if v is not None else f"{k} –" for k, v in job.metric.items())
-        wall_s, attempts = time_of(job)
-        took = duration(wall_s) + f" in {attempts} attempts" * (attempts > 1)
+        attempts = attempts_of(job)
+        took = duration(job.earlier_s + job.wall_s) + f" in {attempts} attempts" * (attempts > 1)
         if attempts > 1:
-            table.caption = (
-                "time: of all attempts; one that was killed (SIGKILL) told no time and is left out"
-            )
+            table.caption = "time: of all attempts; of earlier ones without the start of the process, and none of those killed"
         overrides = shown(job.overrides, shared)
         cells = (str(job.number), overrides, job.state, metric, took, near(job.run) if job.run else "")
         table.add_row(*cells, job.error, style="red" if job.failed else None)
@@ -53,17 +49,11 @@ def closing(jobs: Sequence[Job], hint: bool = True) -> str:
     return f"{line}; the same command again goes on with what is left" if left and hint else line
 
 
-def time_of(job: Job) -> tuple[float, int]:
-    """Return the seconds of a job's run over its attempts and how many those were; of the job where it opened none."""
-    status: dict[str, Any] = {}
-    if job.run is not None and job.state != "not started":
-        try:
-            status = read_json(job.run / "status.json")
-        except UserError:  # never opened, or unreadable: what this process measured stands
-            status = {}
-    attempts = int(status.get("attempts") or 1)
-    before = float(status.get("wall_s") or 0.0)
-    return (max(before, job.wall_s) if attempts > 1 or job.state == "skipped" else job.wall_s), attempts
+def attempts_of(job: Job) -> int:
+    """Return how many attempts the run of a job took; 0 where it opened none."""
+    if job.run is None or job.state == "not started" or not (job.run / "status.json").is_file():
+        return 0
+    return int(read_json(job.run / "status.json").get("attempts", 1))
 
 
 def duration(seconds: float) -> str:

@@ -17,7 +17,7 @@ from cxr.launch.job import OPENED, Job, error_line
 from cxr.launch.live import LiveLines, show
 from cxr.launch.processes import ProcessLauncher
 from cxr.launch.slots import Slots, gpus_wanted, listed_devices, visible_devices
-from cxr.launch.table import closing, time_of
+from cxr.launch.table import closing, print_table
 from cxr.run.progress import Progress, write_progress
 
 LISTED = """\
@@ -192,17 +192,15 @@ def test_the_last_line_counts_and_tells_what_to_do() -> None:
     assert closing(jobs[:2]) == "2 jobs: 2 finished"
 
 
-def test_time_is_that_of_all_attempts(tmp_path: Path) -> None:
-    one = job(0, tmp_path)
-    one.state, one.wall_s = "finished", 12.0
-    assert time_of(one) == (12.0, 1)  # opened no run
-    one.run = tmp_path
-    write_json(tmp_path / "status.json", {"attempts": 1, "wall_s": 10.0})
-    assert time_of(one) == (12.0, 1)  # start of the process included
+def test_time_is_that_of_all_attempts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = job(0, tmp_path), job(1, tmp_path)
+    one.state, one.wall_s, one.earlier_s, one.run = "finished", 12.0, 60.0, tmp_path
     write_json(tmp_path / "status.json", {"attempts": 3, "wall_s": 70.0})
-    assert time_of(one) == (70.0, 3)
-    one.state, one.wall_s = "skipped", 0.0
-    assert time_of(one) == (70.0, 3)
+    print_table([one, other])
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line for line in lines if "finished" in line).split("│")[5].strip() == "0:01:12 in 3 attempts"
+    assert next(line for line in lines if "not started" in line).split("│")[5].strip() == "0:00:00"
+    assert any(line.strip().startswith("time: of all attempts") for line in lines)
 
 
 def test_the_error_of_a_long_log_is_found_at_its_end(tmp_path: Path) -> None:
