@@ -123,7 +123,7 @@ def _next(best: Outcome, searched: set[str]) -> dict[str, str]:
     """Return commands by what they do."""
     script = Path(sys.argv[0])
     train = ["python", near(script.resolve())] if script.suffix == ".py" else [script.name]
-    evaluate = [*train[:-1], train[-1].replace("train", "evaluate")]
+    classifier = (best.metric or "").startswith("val/")  # a GAN's scores end in /val
     commands = {}
     if "seed" not in searched:
         kept = [o for o in best.overrides if not o.startswith(("seed=", "name="))]
@@ -133,7 +133,13 @@ def _next(best: Outcome, searched: set[str]) -> dict[str, str]:
     if best.run is not None:
         run = Path(best.run)
         where = [] if run.parent == Path("runs").resolve() else [f"runs_dir={near(run.parent)}"]
-        commands["once, on its test images"] = shlex.join([*evaluate, f"runs=[{run.name}]", *where])
+        file = Path(train[-1])
+        name = file.name.replace("train", "evaluate" if classifier else "generate")
+        program = [*train[:-1], str(file.with_name(name))]
+        does = "once, on its test images" if classifier else "images of this GAN"
+        commands[does] = shlex.join(
+            [*program, f"runs=[{run.name}]" if classifier else f"run={run.name}", *where]
+        )
     return commands
 
 
