@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cxr.config import check_config, explain
 from cxr.errors import UserError
+from cxr.launch.template import Composer
 from cxr.sweep import first_job
 
 __all__ = ["Command", "Stage", "Study", "check", "commands", "jobs"]
@@ -168,6 +169,7 @@ def check(
     Raises:
         UserError: the stage, the job's own overrides and what is wrong with them.
     """
+    composers = {script: Composer(loader, script) for script in dict.fromkeys(c.script for c in plan)}
     for number, command in enumerate(plan, 1):
         try:
             found = jobs(command, loader)
@@ -175,7 +177,7 @@ def check(
             raise _named(error, number, command, []) from error
         for count, overrides in enumerate(found, 1):
             try:
-                config = loader.load_configuration(command.script, overrides, run_mode=RunMode.RUN)
+                config = composers[command.script].compose(overrides)
                 _check_job(config, find_data)
             except Exception as error:
                 raise _named(error, number, command, overrides) from error

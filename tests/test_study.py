@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from omegaconf import open_dict
 
 from cxr.config import build, conf_dir, plain
 from cxr.errors import UserError
+from cxr.launch.template import Composer
 from cxr.run import default_name
 from cxr.study import Command, Scale, Stage, Study, check, commands, jobs
 
@@ -29,6 +31,12 @@ def loader() -> Iterator[ConfigLoader]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         yield GlobalHydra.instance().config_loader()
+
+
+@cache
+def composer(script: str) -> Composer:
+    """Compose a program's jobs; what is read for one study serves the others, at both scales."""
+    return Composer(GlobalHydra.instance().config_loader(), script)
 
 
 def planned(name: str, scale: Scale, loader: ConfigLoader) -> list[Command]:
@@ -61,7 +69,7 @@ def test_stages_make_what_later_stages_name(name: str, scale: Scale, loader: Con
     evaluated: set[str] = set()
     for command in planned(name, scale, loader):
         for overrides in jobs(command, loader):
-            config = loader.load_configuration(command.script, overrides, run_mode=RunMode.RUN)
+            config = composer(command.script).compose(overrides)
             hydra = config.hydra
             if command.script == "train":
                 base = (hydra.runtime.choices["experiment"] or "run").replace("/", "-")

@@ -31,12 +31,12 @@ def compose_jobs(
 ) -> list[Job]:
     """Compose and check every job, by number; a job that cannot run carries its `problem`, one line."""
     folder, outer = sweep_folder(config), HydraConfig.instance().cfg
-    composer, door = Composer(loader, config), _Door()
+    composer, door = Composer.of_sweep(loader, config), _Door()
     jobs = []
     for number, overrides in job_overrides.items():
         job = Job(number, list(overrides), folder / str(number))
         try:
-            _compose(job, composer, door)
+            _compose(job, composer.compose(job.overrides, config), door)
         except Exception as error:
             if (message := explain(error)) is None:
                 raise
@@ -47,8 +47,7 @@ def compose_jobs(
     return jobs
 
 
-def _compose(job: Job, composer: Composer, door: _Door) -> None:
-    config = composer.compose(job.overrides)
+def _compose(job: Job, config: DictConfig, door: _Door) -> None:
     with open_dict(config):
         config.hydra.job.id, config.hydra.job.num = str(job.number), job.number
         config.hydra.runtime.output_dir = str(job.folder)

@@ -25,30 +25,47 @@ __all__ = ["Composer"]
 
 
 class Composer:
-    """Composes jobs of one sweep; files are read once, so a composer is made anew for each sweep."""
+    """Composes jobs of one program; files are read once, so a composer is made anew for each sweep."""
 
-    def __init__(self, loader: ConfigLoader, sweep: DictConfig) -> None:
-        """Take Hydra's loader and the sweep's composed configuration, with Hydra's node."""
-        self._loader, self._sweep = loader, sweep
-        self._name: str = sweep.hydra.job.config_name
-        self._hydra: list[str] = list(OmegaConf.to_container(sweep.hydra.overrides.hydra) or [])  # type: ignore[arg-type]  # a list
+    def __init__(self, loader: ConfigLoader, name: str, hydra: Sequence[str] = ()) -> None:
+        """Take Hydra's loader, the configuration's name, and overrides of Hydra's own node that all jobs have."""
+        self._loader, self._name, self._hydra = loader, name, list(hydra)
         self._parser = OverridesParser.create()
         self._templates: dict[tuple[str, ...], DictConfig] = {}
         # groups may also lie in a search path that the primary configuration or the command line names
         self._files = (
-            loader._parse_overrides_and_create_caching_repo(self._name, self._hydra)[1]
+            loader._parse_overrides_and_create_caching_repo(name, self._hydra)[1]
             if isinstance(loader, ConfigLoaderImpl)
             else None
         )
 
-    def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """Return what `loader.load_sweep_config(sweep, overrides)` would."""
-        if self._files is None:  # not the loader that this was written for
-            return self._loader.load_sweep_config(self._sweep, list(overrides))
+    @classmethod
+    def of_sweep(cls, loader: ConfigLoader, sweep: DictConfig) -> Composer:
+        """Return the composer of a sweep's jobs; `sweep` is its composed configuration, with Hydra's node."""
+        return cls(loader, sweep.hydra.job.config_name, list(sweep.hydra.overrides.hydra))
+
+    def compose(self, overrides: Sequence[str], sweep: DictConfig | None = None) -> DictConfig:
+        """Return what `loader.load_configuration(name, hydra + overrides)` would.
+
+        Args:
+            sweep: what it has resolved (the time of day, its name) its jobs share: `loader.load_sweep_config`.
+        """
         parsed = self._parser.parse_overrides(list(overrides))
-        ConfigLoaderImpl.validate_sweep_overrides_legal(parsed, run_mode=RunMode.RUN, from_shell=True)
-        choices = [o for o in parsed if self._is_choice(o)]
-        key = tuple(str(o.input_line) for o in choices)
+        if self._files is None or any(
+            o.key_or_group == "hydra.searchpath" for o in parsed
+        ):  # not known to us
+            config = self._loader.load_configuration(
+                self._name, [*self._hydra, *overrides], run_mode=RunMode.RUN
+            )
+        else:
+            config = self._from_template(parsed)
+        if sweep is not None:
+            OmegaConf.copy_cache(from_config=sweep, to_config=config)
+        return config
+
+    def _from_template(self, parsed: Sequence[Override]) -> DictConfig:
+        ConfigLoaderImpl.validate_sweep_overrides_legal(list(parsed), run_mode=RunMode.RUN, from_shell=True)
+        key = tuple(str(o.input_line) for o in parsed if self._is_choice(o))
         if key not in self._templates:
             self._templates[key] = self._loader.load_configuration(
                 self._name, [*self._hydra, *key], run_mode=RunMode.RUN
@@ -59,7 +76,6 @@ class Composer:
         except OmegaConfBaseException as error:
             raise ConfigCompositionException from error
         self._say_what_was_asked(config, parsed)
-        OmegaConf.copy_cache(from_config=self._sweep, to_config=config)  # the same time of day, the same name
         return config
 
     def _is_choice(self, override: Override) -> bool:
@@ -73,6 +89,7 @@ class Composer:
         dirname = hydra.job.config.override_dirname
         with open_dict(config):
             hydra.overrides.task = [o.input_line for o in ours]
+            hydra.overrides.hydra = [*self._hydra, *(o.input_line for o in parsed if o.is_hydra_override())]
             hydra.job.override_dirname = get_overrides_dirname(
                 ours, exclude_keys=dirname.exclude_keys, item_sep=dirname.item_sep, kv_sep=dirname.kv_sep
             )

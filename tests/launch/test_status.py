@@ -71,7 +71,7 @@ def holder(sweep: Path, repository: Path) -> Iterator[subprocess.Popen[str]]:
 
 def progress(**changed: Any) -> Progress:
     now = time.time()
-    values = {
+    values: dict[str, Any] = {
         "stage": "training",
         "epochs_done": 2,
         "epochs": 8,

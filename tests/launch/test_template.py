@@ -52,16 +52,16 @@ def hydra() -> Iterator[tuple[ConfigLoader, DictConfig]]:
 
 def test_a_job_is_what_hydra_composes(hydra: tuple[ConfigLoader, DictConfig]) -> None:
     loader, sweep = hydra
-    composer = Composer(loader, sweep)
+    composer = Composer.of_sweep(loader, sweep)
     for overrides in [*ALLOWED, ALLOWED[0]]:  # the first again, after others were made from its template
         try:
             theirs = loader.load_sweep_config(sweep, overrides)
         except Exception as error:
             with pytest.raises(type(error)) as ours:
-                composer.compose(overrides)
+                composer.compose(overrides, sweep)
             assert str(ours.value) == str(error)
         else:
-            config = composer.compose(overrides)
+            config = composer.compose(overrides, sweep)
             assert OmegaConf.to_yaml(config) == OmegaConf.to_yaml(theirs), overrides
             assert OmegaConf.is_struct(config)
             assert OmegaConf.get_cache(config) == OmegaConf.get_cache(theirs)
@@ -73,8 +73,16 @@ def test_a_job_is_refused_as_by_hydra(hydra: tuple[ConfigLoader, DictConfig], ov
     with pytest.raises(Exception) as theirs:
         loader.load_sweep_config(sweep, overrides)
     with pytest.raises(type(theirs.value)) as ours:
-        Composer(loader, sweep).compose(overrides)
+        Composer.of_sweep(loader, sweep).compose(overrides, sweep)
     assert explain(ours.value) == explain(theirs.value)
+
+
+def test_overrides_of_hydras_node_may_be_among_a_jobs_own(hydra: tuple[ConfigLoader, DictConfig]) -> None:
+    loader, _ = hydra
+    overrides = ["seed=1", "hydra.launcher.n_jobs=3", "hydra.job.config.override_dirname.exclude_keys=[seed]"]
+    overrides += ["hydra/launcher=plan", "optimizer=sgd"]
+    theirs = loader.load_configuration("train", overrides, run_mode=RunMode.RUN)
+    assert OmegaConf.to_yaml(Composer(loader, "train").compose(overrides)) == OmegaConf.to_yaml(theirs)
 
 
 def test_groups_of_ones_own_folder_are_choices(tmp_path: Path) -> None:
@@ -91,7 +99,7 @@ def test_groups_of_ones_own_folder_are_choices(tmp_path: Path) -> None:
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         sweep = loader.load_configuration("app", [], run_mode=RunMode.MULTIRUN)
-        composer = Composer(loader, sweep)
+        composer = Composer.of_sweep(loader, sweep)
         for overrides in (["mine=b", "x=1"], ["theirs=d", "x=2"], ["x=3"]):
             config = composer.compose(overrides)
             assert OmegaConf.to_yaml(config) == OmegaConf.to_yaml(loader.load_sweep_config(sweep, overrides))
@@ -100,7 +108,7 @@ def test_groups_of_ones_own_folder_are_choices(tmp_path: Path) -> None:
 def test_a_hundred_jobs_take_a_small_part_of_hydras_time(hydra: tuple[ConfigLoader, DictConfig]) -> None:
     """CPU time, so that a busy machine does not decide; ten times as fast, five are asked for."""
     loader, sweep = hydra
-    composer, jobs = Composer(loader, sweep), [[*ALLOWED[0][:2], f"seed={i}"] for i in range(10)]
+    composer, jobs = Composer.of_sweep(loader, sweep), [[*ALLOWED[0][:2], f"seed={i}"] for i in range(10)]
     composer.compose(jobs[0])
     began = time.process_time()
     for overrides in jobs:
