@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hydra.utils
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -148,13 +149,18 @@ def test_every_yaml_passes_the_door_and_builds(choice: str) -> None:
             assert listed <= signature._hints(target).keys(), f"{choice}: {path}"
 
 
-def test_generate_and_its_own_yaml_pass() -> None:
+def test_generate_passes() -> None:
     check_config(composed("generate", "run=some"))
-    launcher = OmegaConf.load(conf_dir() / "hydra" / "launcher" / "processes.yaml")
-    assert isinstance(launcher, DictConfig)
-    from hydra_plugins.cxr_launch.processes import ProcessLauncher
 
-    assert launcher.keys() - {"_target_"} == inspect.signature(ProcessLauncher).parameters.keys()
+
+@pytest.mark.parametrize(
+    "file", sorted((conf_dir() / "hydra" / "launcher").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_the_yaml_of_a_launcher_lists_its_parameters(file: Path) -> None:
+    launcher = OmegaConf.load(file)
+    assert isinstance(launcher, DictConfig)
+    target = hydra.utils.get_class(launcher["_target_"])
+    assert launcher.keys() - {"_target_"} == inspect.signature(target).parameters.keys()
 
 
 # --- rules across fields: a configuration that breaks each, and one beside it that does not

@@ -157,8 +157,8 @@ def _refusal(text: str) -> str:
     said = "; ".join(dict.fromkeys(lines)) or text.strip().splitlines()[-1]
     about = " ".join(reasons).lower()
     for word, key, where in (
-        ("partition", "partition", "sinfo -s lists them"),
         ("account", "account", "sacctmgr show associations user=$USER lists them"),
+        ("partition", "partition", "sinfo -s lists them"),
         ("qos", "qos", "sacctmgr show qos lists them"),
         ("time limit", "timeout_min", "sinfo -o '%P %l' tells each partition's limit"),
         ("memory", "mem_gb", "sinfo -o '%N %m' tells each node's"),
