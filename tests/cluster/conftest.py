@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,12 @@ def started(nodes: int, cpus: int) -> Iterator[Cluster]:
         supervisor.wait(timeout=30)
         supervisor.stdout.close()
         shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cluster_of() -> Callable[..., AbstractContextManager[Cluster]]:
+    """Start a cluster of its own for a test that breaks it."""
+    return started
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,14 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = partial["subprocess.Popen[str]"]
 
 CONFIG = """
 hydra:
@@ -48,6 +49,8 @@ cxr.launch.compose.check_config = lambda config: None
 cxr.launch.compose.planned_run = lambda values, choices, overrides, exclude: planned(values, overrides)
 
 def stop(number, frame):
+    for one in (signal.SIGUSR2, signal.SIGTERM):  # SLURM sends it to all processes of a job, and so does its task
+        signal.signal(one, signal.SIG_IGN)
     raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="app")
@@ -71,6 +74,11 @@ def main(config):
             finally:
                 run.checkpoints.mkdir()
                 (run.checkpoints / "last.ckpt").write_text("saved")
+        if config.do == "crash" and run.last_checkpoint is None:
+            run.checkpoints.mkdir()
+            (run.checkpoints / "last.ckpt").write_text("saved before")
+            (run.path / "waits").touch()
+            time.sleep(100)
         if config.do == "idle":
             (run.path / "waits").touch()
             time.sleep(60)
@@ -98,13 +106,15 @@ def app(tmp_path: Path, repository: Path, one_node: Any) -> Start:
         "SLURM_MEM_PER_CPU": "7",
     }
 
-    def start(*overrides: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "app.py", "-m", "hydra.launcher.poll_s=0.3", *overrides]
-        return subprocess.Popen(
-            command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+    return partial(start, folder=tmp_path, environment=environment)
 
-    return start
+
+def start(*overrides: str, folder: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """Start a sweep."""
+    command = [sys.executable, "app.py", "-m", "hydra.launcher.poll_s=0.3", *overrides]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 def rows(output: str) -> dict[str, list[str]]:
@@ -215,6 +225,55 @@ def test_requeues_end_at_the_limit_or_when_nothing_is_saved(
         assert row[6].startswith(
             "requeued 0 times, the limit; sweep again, or set hydra.launcher.max_requeues"
         )
+
+
+@pytest.mark.slow
+def test_a_time_limit_saves_and_requeues_until_the_limit_of_time_outs(tmp_path: Path, app: Start) -> None:
+    options = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20")
+    process = app("do=wait,idle", *options, "hydra.launcher.max_num_timeout=1")
+    output, errors = process.communicate(timeout=400)
+    assert process.returncode == 1, output + errors
+    table = rows(output)
+    assert table["do=wait"][2] == "finished" and record(tmp_path, "0/ended.json")["attempts"] == 2
+    assert table["do=idle"][2] == "interrupted" and record(tmp_path, "1/ended.json")["attempts"] == 2
+    assert "timed-out too many times" in table["do=idle"][6]
+
+
+@pytest.mark.slow
+def test_a_lost_node_costs_its_jobs_nothing_that_was_saved(
+    tmp_path: Path, app: Start, cluster_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with cluster_of(nodes=2, cpus=1) as cluster:
+        monkeypatch.setitem(app.keywords["environment"], "SLURM_CONF", cluster.environment["SLURM_CONF"])
+        process = app("do=crash")
+        run = tmp_path / "runs" / "app_do-crash"
+        cluster.wait_for((run / "waits").exists, "it waits")
+        kill_node(cluster.folder, "n1")
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, output + errors
+        assert "job 0 requeued, goes on from its last checkpoint" in output
+        assert json.loads((run / "status.json").read_text())["attempts"] == 2
+        assert (
+            json.loads((tmp_path / "seen.app_do-crash.0.json").read_text())["environment"]["SLURMD_NODENAME"]
+            == "n2"
+        )
+
+
+def kill_node(folder: Path, node: str) -> None:
+    """Kill a node's daemon and all that it started, as if the power had gone."""
+    daemon = int((folder / f"{node}.pid").read_text())
+    steps = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words, variables = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
+        except OSError:
+            continue
+        here = f"SLURM_CONF={folder}/slurm.conf".encode() in variables
+        if here and (b"slurmstepd" in words or f"SLURMD_NODENAME={node}".encode() in variables):
+            steps.append(int(process.name))
+    for pid in (daemon, *steps):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_what_sbatch_refuses_is_one_line(tmp_path: Path, app: Start, one_node: Any) -> None:

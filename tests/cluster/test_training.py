@@ -53,6 +53,9 @@ def sweep(folder: Path, recipes: Path, environment: dict[str, str], *overrides: 
     """Start a sweep of a GAN and a classifier, its runs and cache in `folder`."""
     folder.mkdir()
     script = Path(__file__).parents[2] / "train.py"
+    environment = {
+        k: v for k, v in environment.items() if k != "PYTHONPATH"
+    }  # a node must find cxr by itself
     words = [sys.executable, str(script), "-m", f"--config-dir={recipes}", "experiment=small/gan,small/cnn"]
     return subprocess.Popen(
         [*words, *SMALL, *SLURM, *overrides], cwd=folder, env=environment, text=True,
