@@ -159,8 +159,8 @@ class SlurmLauncher(JobLauncher):
         ids = {job.number: _submitted(job) for job in jobs}
         ids = {n: i for n, i in ids.items() if i in held and held[i].name == self._job_name}
         for job in jobs:
-            if job.before == "running" and job.number not in ids and job.run is not None:
-                raise UserError(f"{job.run}: in use by {holder(job.run)}; wait for it or stop it")
+            if job.number not in ids and job.plan is not None and job.plan.standing()[0] == "running":
+                raise UserError(f"{job.plan.path}: in use by {holder(job.plan.path)}; wait for it or stop it")
         return ids
 
     @property

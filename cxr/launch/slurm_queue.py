@@ -40,6 +40,11 @@ class Queued:
         """Whether it has no node; one that is requeued still ends there for a moment."""
         return self.state in ("pending", "requeued", "requeue_hold", "requeue_fed")
 
+    @property
+    def waits_for_ever(self) -> bool:
+        """Whether what it waits for will not come."""
+        return self.waits and self.reason in FOR_EVER
+
     def __str__(self) -> str:
         if self.state == "pending" and self.reason != "None":
             advice = FOR_EVER.get(self.reason)

@@ -5,12 +5,13 @@ submitit writes the sbatch file, its signal and its requeueing; `cxr.launch.slur
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,8 @@ def _submitting() -> Iterator[None]:
     os.environ.clear()
     os.environ.update(kept)
     try:
-        yield
+        with redirect_stderr(io.StringIO()):  # submitit prints what sbatch says, and raises it too
+            yield
     finally:
         logger.disabled = False
         os.environ.clear()

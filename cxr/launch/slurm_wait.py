@@ -38,6 +38,7 @@ class _Followed:
 
     job: Job
     shown: str = ""
+    told: bool = False  # that it waits: other reasons to wait are SLURM's own affair
     missing_since: float | None = None
 
     def look(self, held: dict[str, Queued], lines: Lines) -> None:
@@ -56,7 +57,8 @@ class _Followed:
         job.state = "pending" if here.waits else "running"
         if job.state == "running" and before != "running":
             lines.started(job)
-        elif job.state == "pending":
+        elif job.state == "pending" and (before != "pending" or not self.told or here.waits_for_ever):
+            self.told = True
             again = "requeued, goes on from its last checkpoint; " if before == "running" else ""
             lines.tell(f"job {job.number} {again}{here}: {lines.named(job)}")
 

@@ -75,6 +75,7 @@ def test_the_queue_is_read() -> None:
     jobs = parse_queue(shown)
     assert jobs["12_0"] == Queued("one", "running", "None", "n1")
     assert [job.waits for job in jobs.values()] == [False, True, True, False]
+    assert [job.waits_for_ever for job in jobs.values()] == [False, False, True, False]
     assert [str(job) for job in jobs.values()] == [
         "running on n1",
         "pending (Priority)",
