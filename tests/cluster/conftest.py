@@ -61,7 +61,7 @@ def started(nodes: int, cpus: int) -> Iterator[Cluster]:
     if reason:
         pytest.skip(reason)
     # Not below tmp_path: munge wants every folder above its socket and key closed to other writers, /tmp's kind aside.
-    folder = Path(tempfile.mkdtemp(prefix="cxr-slurm-")) / "cluster"
+    folder = Path(tempfile.mkdtemp(prefix="cxr-slurm-"))
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "PYTEST_"))}
     environment = {**inherited, "PATH": programs, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
     supervisor = subprocess.Popen(
@@ -82,7 +82,6 @@ def started(nodes: int, cpus: int) -> Iterator[Cluster]:
         supervisor.stdin.close()
         supervisor.wait(timeout=30)
         supervisor.stdout.close()
-        shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

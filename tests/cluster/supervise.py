@@ -2,8 +2,9 @@
 
 Run as root, with the Debian packages slurm-wlm and munge; nothing of a system-wide munge or SLURM is touched: keys,
 sockets, ports, states and logs are all the cluster's own, in FOLDER. It prints `ready` when all nodes are idle, or a
-reason. stdin closes when whoever started it ends, however that happens (SIGKILL too): then every descendant is killed.
-Daemons that leave their parent stay descendants of this process, which adopts them (PR_SET_CHILD_SUBREAPER).
+reason. stdin closes when whoever started it ends, however that happens (SIGKILL too): then every descendant is killed
+and FOLDER removed. Daemons that leave their parent stay descendants of this process, which adopts them
+(PR_SET_CHILD_SUBREAPER).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -198,6 +200,7 @@ def main() -> None:
         sys.stdin.read()
     finally:
         kill_descendants()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

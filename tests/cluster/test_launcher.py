@@ -324,4 +324,5 @@ with conftest.started(1, 1) as cluster:
                 found.append(words)
         return found
 
-    one_node.wait_for(lambda: not of_it(), "nothing is left", 20)
+    one_node.wait_for(lambda: not of_it(), "no process is left", 20)
+    one_node.wait_for(lambda: not Path(killed.stdout.strip()).exists(), "no file is left", 20)
