@@ -19,7 +19,8 @@ __all__ = ["clean", "command", "environment", "importable"]
 # What one job must not inherit from another, or from whatever distributed job we are part of.
 FOREIGN = (
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
-    *("MASTER_ADDR", "MASTER_PORT", "WANDB_RUN_ID", "WANDB_RUN_NAME", "HYDRA_FULL_ERROR", POINTER, SWEEP, TRIAL),
+    *("MASTER_ADDR", "MASTER_PORT", "WANDB_RUN_ID", "WANDB_RUN_NAME", "HYDRA_FULL_ERROR"),
+    *(POINTER, SWEEP, TRIAL),
 )
 FOREIGN_PREFIXES = ("PL_", "TORCHELASTIC_", "WANDB_SERVICE")
 # The sweep's, not a job's.
