@@ -6,12 +6,14 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr.files import read_json
-from cxr.launch.job import Job
+from cxr.launch.job import OPENED, Job
 from cxr.launch.slurm_queue import Queued, left, queue
 from cxr.launch.slurm_task import ENDED
+from cxr.run import read_status
 
 if TYPE_CHECKING:
     from cxr.launch.live import Lines
@@ -38,7 +40,6 @@ class _Followed:
 
     job: Job
     shown: str = ""
-    told: bool = False  # that it waits: other reasons to wait are SLURM's own affair
     missing_since: float | None = None
 
     def look(self, held: dict[str, Queued], lines: Lines) -> None:
@@ -57,8 +58,7 @@ class _Followed:
         job.state = "pending" if here.waits else "running"
         if job.state == "running" and before != "running":
             lines.started(job)
-        elif job.state == "pending" and (before != "pending" or not self.told or here.waits_for_ever):
-            self.told = True
+        elif job.state == "pending" and (before != "pending" or here.waits_for_ever):
             again = "requeued, goes on from its last checkpoint; " if before == "running" else ""
             lines.tell(f"job {job.number} {again}{here}: {lines.named(job)}")
 
@@ -95,9 +95,19 @@ def _read_end(job: Job) -> bool:
     return True
 
 
+def _still_saves(job: Job) -> bool:
+    """Say whether the job's process has its run yet: a cancelled one saves after SLURM has called it cancelled."""
+    if not (job.folder / OPENED).is_file():
+        return False
+    run = Path(read_json(job.folder / OPENED)["run"])
+    return (run / "status.json").is_file() and read_status(run)["state"] == "running"
+
+
 def _take_word(job: Job, late: bool) -> None:
     """Take SLURM's word for how a job ended that has left the queue and no file, once none can still come."""
     ended = left(job.slurm_id)
+    if not late and _still_saves(job):
+        return
     if ended is not None and ended.state in BY_SLURM:
         code, advice = BY_SLURM[ended.state]
         job.read_outcome(code)

@@ -179,7 +179,7 @@ def test_the_grid_has_105_jobs_with_names_of_their_own(
         assert "acrnet-grid_batch_size-16_optimizer-adam_lr-0.001" in names
     # A part of it through the launcher and the door; what is typed replaces what the file says.
     monkeypatch.setattr(
-        ProcessLauncher, "_run", lambda self, jobs: found.extend(job.overrides for job in jobs)
+        ProcessLauncher, "run", lambda self, jobs, all_jobs: found.extend(job.overrides for job in jobs)
     )
     names = sweep("optimizer.lr=3e-6", "loader.batch_size=48")
     assert names == [
