@@ -23,8 +23,11 @@ from cxr.run.progress import read_progress
 
 __all__ = ["Estimate", "Finished", "duration", "estimate", "finished_runs", "makespan"]
 
-# Of the same images: these decide how many a run trains on, whatever it trains.
-IMAGES = ("data", "split", "mix", "synthetic", "train_classes", "cache")
+# These decide how many real images a run trains on, whatever it trains; with `mix` and `synthetic`, how many in all.
+REAL = ("data", "split", "train_classes", "cache")
+IMAGES = (*REAL, "mix", "synthetic")
+# Mixes that keep all real images unless they have a limit; the last two add `counts` to them.
+KEEP_REAL = ("cxr.data.mix.real_only", "cxr.data.mix.add", "cxr.data.mix.duplicate_real")
 NOT_COUNTED = {
     "seed",
     "fold",
@@ -42,12 +45,14 @@ class Finished:
     Attributes:
         config: its identity.
         images: that it trained on, in an epoch.
+        real: real ones of them, none twice; None: not told, or some were left out.
         epochs: that it trained, fewer than configured after an early stop.
         wall_s: all of it.
     """
 
     config: Mapping[str, Any]
     images: int
+    real: int | None
     epochs: int
     wall_s: float
 
@@ -93,21 +98,24 @@ def finished_runs(runs_dir: Path) -> list[Finished]:
                 or status["host"] != socket.gethostname()
             ):
                 continue
-            images = int(read_json(path.with_name("manifest.json"))["n_training_images"])
+            manifest = read_json(path.with_name("manifest.json"))
+            images = int(manifest["n_training_images"])
             progress = read_progress(path.parent)
             epochs = progress.epochs_done if progress else int(status["identity"]["trainer"]["max_epochs"])
             wall_s = float(status["wall_s"])
         except (UserError, KeyError, TypeError, ValueError):  # of another version, or half deleted
             continue
         if images > 0 and epochs > 0 and wall_s > 0:
-            found.append(Finished(status["identity"], images, epochs, wall_s))
+            found.append(
+                Finished(status["identity"], images, _real(status["identity"], manifest), epochs, wall_s)
+            )
     return found
 
 
 def estimate(config: Mapping[str, Any], runs: Iterable[Finished]) -> Estimate | None:
     """Return the cost of a run of `config` (plain containers), whole; None where no finished run tells."""
     runs = list(runs)
-    counts = {run.images for run in runs if _images(run.config) == _images(config)}
+    counts = {run.images for run in runs if _same(IMAGES, run.config, config)} or _by_mix(config, runs)
     of_kind = [run for run in runs if kind(run.config) == kind(config)]
     if not of_kind or not counts:
         return None
@@ -144,13 +152,41 @@ def _details(config: Mapping[str, Any]) -> str:
     return digest([config.get("classifier"), config.get("gan"), config.get("augment"), batch])
 
 
-def _images(config: Mapping[str, Any]) -> str:
+def _same(keys: Sequence[str], one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Say whether two configurations agree on as many images, as far as `keys` decide that."""
+
     def counted(node: Any) -> Any:
         if not isinstance(node, Mapping):
             return node
         return {key: counted(value) for key, value in node.items() if key not in NOT_COUNTED}
 
-    return digest({key: counted(config.get(key)) for key in IMAGES})
+    return digest([counted(one.get(key)) for key in keys]) == digest(
+        [counted(other.get(key)) for key in keys]
+    )
+
+
+def _real(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> int | None:
+    """Return how many real images a run trained on, of a manifest that counts them and a mix that keeps them all."""
+    if not _keeps_real(config) or "counts" not in manifest:
+        return None
+    return sum(int(of_class["real"]) for of_class in manifest["counts"]["train"].values())
+
+
+def _keeps_real(config: Mapping[str, Any]) -> bool:
+    mix = config.get("mix")
+    return mix is None or (mix["_target_"] in KEEP_REAL and mix.get("limit") is None)
+
+
+def _by_mix(config: Mapping[str, Any], runs: Iterable[Finished]) -> set[int]:
+    """Return how many images `config` trains on: the real ones of runs on the same data, and what its mix adds."""
+    if not _keeps_real(config):
+        return set()
+    mix = config.get("mix") or {}
+    added = mix.get("counts") or {}
+    if mix.get("to") is not None or (mix.get("_target_") in KEEP_REAL[1:] and not added):
+        return set()
+    more = sum(int(n) for n in added.values())
+    return {run.real + more for run in runs if run.real is not None and _same(REAL, run.config, config)}
 
 
 def makespan(seconds: Sequence[float], n_jobs: int) -> float:

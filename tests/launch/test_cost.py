@@ -54,6 +54,27 @@ def test_seconds_per_image_and_epoch_times_both(tmp_path: Path) -> None:
     assert (quarter.low, quarter.seconds, quarter.high) == pytest.approx((50, 75, 100))
 
 
+def test_what_a_mix_adds_is_counted(tmp_path: Path) -> None:
+    """A sweep over arms: the finished one without synthetic images tells what the one with them costs."""
+    real_only = {"_target_": "cxr.data.mix.real_only", "limit": None, "seed": 0}
+    path = finished(tmp_path, "a", 100.0, 50, config(10, mix=real_only))  # 0.2 s
+    counts = {"train": {"a": {"real": 20, "synthetic": 0}, "b": {"real": 30, "synthetic": 0}}}
+    (path / "manifest.json").write_text(json.dumps({"n_training_images": 50, "counts": counts}))
+    runs = finished_runs(tmp_path)
+    add = {"_target_": "cxr.data.mix.add", "counts": {"a": 10, "b": 40}, "limit": None, "seed": 0}
+    cost = estimate(config(1, mix=add, synthetic=["set"]), runs)
+    assert cost is not None and cost.seconds == pytest.approx(0.2 * (50 + 50))
+    to = {"_target_": "cxr.data.mix.duplicate_real", "counts": None, "to": "max", "limit": None, "seed": 0}
+    for unknown in (
+        add | {"limit": {"a": 5}},
+        add | {"counts": None},
+        to,
+        {"_target_": "cxr.data.mix.top_up", "to": 9},
+    ):
+        assert estimate(config(1, mix=unknown), runs) is None
+    assert estimate(config(1, mix=add, split={"val": 0.5, "seed": 0}), runs) is None
+
+
 def test_alike_runs_are_preferred_and_other_kinds_say_nothing(tmp_path: Path) -> None:
     finished(tmp_path, "a", 10.0, 50, config(1))
     finished(tmp_path, "b", 99.0, 50, config(1, loader={"batch_size": 1}))
