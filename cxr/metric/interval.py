@@ -1,7 +1,7 @@
 """From bootstrap draws to 95 % intervals and p-values: Student's t with the bootstrap's standard error.
 
 Why not percentiles of the draws: they hold where a score is far from its limits, but of an AUROC of .97 to .99 on 100
-to 150 patients, which is what papers of this field report, only 86 to 91 % hold the truth instead of 95 %. What held
+to 150 patients, which is what papers of this field report, only 83 to 92 % hold the truth instead of 95 %. What held
 in the simulation (docs/results/coverage.md):
 
 - a score in [0, 1]: value ± t × SE on the logit scale, SE by the delta method (for AUROC: Kottas et al. 2014;

@@ -1,6 +1,6 @@
 """95 % interval and p of the difference of two scores of the same patients, found on the logit scale.
 
-On its own scale value ± t × SE fails near 1 (of AUROCs near .99 on 100 patients 88 % hold, docs/results/coverage.md): a
+On its own scale value ± t × SE fails near 1 (of AUROCs near .99 on 100 patients 87 % hold, docs/results/coverage.md): a
 set that happens to rank well shows a small difference and a small SE at once. So both scores are taken to the logit
 scale, where (A, B) ± t × SE is an ellipse whose tilt is their correlation, and the interval runs from the least to the
 greatest A - B on it, as a profile likelihood interval does (Cox & Hinkley 1974, 9.3; Zou & Yue 2013, Stat. Med.

@@ -172,7 +172,7 @@ def test_coverage_of_patients_and_undercoverage_of_images() -> None:
 
 
 def test_coverage_of_a_difference_of_aurocs_near_one() -> None:
-    """A difference on its own scale holds in 88 %; 200 sets, 95 % less 3 standard errors is 90.4 %."""
+    """A difference on its own scale holds in 87 %; 200 sets, 95 % less 3 standard errors is 90.4 %."""
     scenario = Scenario(patients=100, images="1", icc=0.0, accuracy=0.95, diseased=0.5)
     found = coverage(scenario, range(200), n_resamples=100, by_image=False)
     assert 0.904 <= found["AUROC difference"] <= 0.99
