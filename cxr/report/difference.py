@@ -13,8 +13,9 @@ from cxr.report.mark import Mark
 from cxr.report.published import PublishedPaper
 from cxr.report.runs import Arm, difference
 from cxr.report.spec import arm_name
+from cxr.report.table import percent_points
 
-__all__ = ["Difference", "compare_arms", "compare_classes", "unpaired", "verdict"]
+__all__ = ["Difference", "compare_arms", "compare_classes", "more_digits", "unpaired", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -139,3 +140,17 @@ def verdict(difference: Difference) -> str:
     if low > 0 or high < 0:
         return "excludes zero"
     return "includes zero"
+
+
+def more_digits(difference: Difference) -> int:
+    """Return the digits that show an interval's end to be off zero where the usual ones round it to zero, 2 at most.
+
+    Else "0.000 to +0.004" would stand beside "excludes zero".
+    """
+    if verdict(difference) != "excludes zero":
+        return 0
+    for more in (0, 1):
+        ends = [percent_points(difference.metric, end, more=more) for end in difference.interval]
+        if all(end.strip("0.") for end in ends):
+            return more
+    return 2

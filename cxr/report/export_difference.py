@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from cxr.report.difference import Difference, verdict
+from cxr.report.difference import Difference, more_digits, verdict
 from cxr.report.export import csv_safe
 from cxr.report.mark import NO_PATIENTS, Mark, tags
 from cxr.report.spec import arm_name
@@ -106,8 +106,10 @@ def told_of_tests(differences: Sequence[Difference]) -> list[str]:
 
 
 def _line(d: Difference, common: Sequence[Mark]) -> list[str]:
+    more = more_digits(d)
+
     def shown(value: float | None) -> str:
-        return percent_points(d.metric, value)
+        return percent_points(d.metric, value, more=more)
 
     unknown = NO_PATIENTS in {mark.tag for mark in d.marks}
     o, own = d.ours, [mark for mark in d.marks if mark not in common]

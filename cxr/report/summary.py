@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cxr.report.difference import Difference
+from cxr.report.difference import Difference, more_digits
 from cxr.report.mark import NO_PATIENTS, RANDOM
 from cxr.report.spec import ReportSpec, arm_name
 from cxr.report.table import PERCENT, metric_title, percent_points
@@ -101,9 +101,9 @@ def _score(metric: str) -> str:
 
 
 def _points(d: Difference, value: float | None) -> str:
-    return percent_points(d.metric, value) + (" points" if d.metric in PERCENT else "")
+    return percent_points(d.metric, value, more=more_digits(d)) + (" points" if d.metric in PERCENT else "")
 
 
 def _interval(d: Difference) -> str:
-    low, high = (percent_points(d.metric, limit) for limit in d.interval)
+    low, high = (percent_points(d.metric, limit, more=more_digits(d)) for limit in d.interval)
     return f"95 % interval {low} … {high}"

@@ -186,11 +186,11 @@ def printed(cell: Cell) -> str:
     return "—" if cell.published is None else cell.published.shown(cell.metric in PERCENT)
 
 
-def percent_points(metric: str, value: float | None) -> str:
-    """Return a difference with its sign, in the same units as `show`, without a negative zero."""
+def percent_points(metric: str, value: float | None, *, more: int = 0) -> str:
+    """Return a difference with its sign, in the same units as `show`, without a negative zero; `more` digits."""
     if value is None:
         return "n/a"
-    digits = 0 if metric == "wall_s" else 2 if metric in PERCENT else 3
+    digits = more + (0 if metric == "wall_s" else 2 if metric in PERCENT else 3)
     shown = round(100 * value if metric in PERCENT else value, digits) + 0.0
     return f"{shown:+.{digits}f}".replace("-", "−") if shown else f"{0:.{digits}f}"
 

@@ -111,3 +111,19 @@ def test_arms_without_a_sentence_of_their_own_are_named() -> None:
     assert told[0].startswith(
         "With GAN images against balanced real images changed test accuracy by +10.00 points"
     )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (0.0002, 0.0044, "+0.0002 … +0.0044"),
+        (-0.0044, -0.00002, "−0.00440 … −0.00002"),
+        (-0.0002, 0.0044, "0.000 … +0.004"),
+        (0.001, 0.004, "+0.001 … +0.004"),
+    ],
+)
+def test_an_interval_that_excludes_zero_shows_no_zero(low: float, high: float, shown: str) -> None:
+    (first, *_) = summary(
+        generic_spec("x"), [made(0.002, low, high, metric="auroc/PNEUMONIA", seeds=True)], 3
+    )
+    assert f"(95 % interval {shown})" in first
