@@ -27,6 +27,7 @@ from cxr.rules import FIRST_RULES, RULES, Rule, leaves
 from cxr.run.naming import sweep_name
 from cxr.run.signals import as_ctrl_c, stop_if_heard
 from cxr.signature import BUILD_KEYS, check_node
+from cxr.target import targets
 
 __all__ = ["build", "check_config", "conf_dir", "config_groups", "explain", "plain", "run_app"]
 
@@ -154,7 +155,16 @@ def _check_group(node: Mapping[str, Any], path: str) -> None:
 
 
 def build(node: Any) -> Any:
-    """Build what a checked node of plain containers describes (`_target_`, `_partial_` as in Hydra)."""
+    """Build what a node of plain containers describes (`_target_`, `_partial_` as in Hydra).
+
+    The node need not have come through `check_config`: a run's config.yaml did not. So it is held against the
+    allow-list and the signatures here, at the one place where anything is called.
+
+    Raises:
+        UserError: a target that may not be built (see cxr.target), keys or values that its signature does not take.
+    """
+    for path, found in targets(node):
+        check_node(found, path)
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 

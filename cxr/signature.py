@@ -11,7 +11,6 @@ tuple, a string for a Path, a mapping with `_target_` for an object), and their 
 from __future__ import annotations
 
 import collections.abc
-import importlib
 import inspect
 import math
 import types
@@ -21,11 +20,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cxr.errors import UserError, did_you_mean
+from cxr.target import resolve_target
 
-__all__ = ["BUILD_KEYS", "check_node", "check_value", "resolve_target"]
+__all__ = ["BUILD_KEYS", "check_node", "check_value"]
 
 BUILD_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_"}
-ALLOWED_TARGETS = ("cxr.", "torch.optim.", "torch.nn.", "lightning.", "wandb.")
 _SEQUENCES = {
     list,
     set,
@@ -34,29 +33,6 @@ _SEQUENCES = {
     collections.abc.Iterable,
     collections.abc.Collection,
 }
-
-
-def resolve_target(target: object, path: str) -> Callable[..., Any]:
-    """Import the callable that `_target_: package.module.Name` means, or say what is wrong with it."""
-    if not isinstance(target, str) or "." not in target:
-        raise UserError(f"{path}._target_: expected the dotted name of a class or function, got {target!r}")
-    if not target.startswith(ALLOWED_TARGETS):
-        allowed = ", ".join(f"{prefix}*" for prefix in ALLOWED_TARGETS)
-        raise UserError(
-            f"{path}._target_: {target} may not be built from a configuration; allowed: {allowed}"
-        )
-    module_name, _, attribute = target.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise UserError(f"{path}._target_: {target}: no module named '{error.name}'") from None
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        raise UserError(
-            f"{path}._target_: {module_name} has no '{attribute}'{did_you_mean(attribute, public)}"
-        )
-    return typing.cast(Callable[..., Any], found)
 
 
 def check_node(node: Mapping[str, Any], path: str, extra_keys: frozenset[str] = frozenset()) -> None:

@@ -13,6 +13,7 @@ import pytest
 LEVELS: list[set[str]] = [
     {"errors", "_torchvision", "_memory", "_parent"},
     {"files", "mistakes"},
+    {"target"},
     {"signature", "sweep", "trainer_rules"},
     {"rules"},
     {"run"},

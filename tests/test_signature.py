@@ -9,7 +9,8 @@ from typing import Any, Literal, Optional, Union
 import pytest
 
 from cxr.errors import UserError
-from cxr.signature import check_node, check_value, resolve_target
+from cxr.signature import check_node, check_value
+from cxr.target import resolve_target
 
 NODE = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3}
 

@@ -114,7 +114,7 @@ class ImageCache:
             return None
         try:
             manifest = read_json(path / "manifest.json")
-            images = np.load(path / "images.npy", mmap_mode="r")
+            images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
             rejected = [int(row) for row in manifest["rejected_rows"]]
             whole = (
                 manifest["key"] == key
@@ -262,7 +262,7 @@ def _open_partial(
 
 def _drop_rows(source: Path, target: Path, rows: list[int]) -> None:
     """Copy a stack of images without some of its rows, a chunk at a time."""
-    images = np.load(source, mmap_mode="r")
+    images = np.load(source, mmap_mode="r", allow_pickle=False)
     keep = np.setdiff1d(np.arange(len(images)), rows)
     with atomic_path(target) as temporary:
         shape = (len(keep), *images.shape[1:])

@@ -172,11 +172,11 @@ def _path_of(stack: Pixels | Path) -> Pixels | Path:
     """Return the file of a memory-map that holds exactly this stack; else the stack."""
     if isinstance(stack, np.memmap) and str(stack.filename).endswith(".npy"):
         file = Path(str(stack.filename))
-        whole = np.load(file, mmap_mode="r")
+        whole = np.load(file, mmap_mode="r", allow_pickle=False)
         if whole.shape == stack.shape and whole.offset == stack.offset:
             return file
     return stack
 
 
 def _opened(stack: Pixels | Path) -> Pixels:
-    return np.load(stack, mmap_mode="r") if isinstance(stack, Path) else stack
+    return np.load(stack, mmap_mode="r", allow_pickle=False) if isinstance(stack, Path) else stack

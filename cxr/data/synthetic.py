@@ -136,7 +136,7 @@ def load_synthetic(path: Path) -> SyntheticSet:
     try:
         if file_sha256(path / "images.npy") != manifest["images_sha256"]:
             raise UserError(f"{path}/images.npy is not what its manifest names (SHA-256 differs): {again}")
-        images = np.load(path / "images.npy", mmap_mode="r")
+        images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
         index = pd.read_parquet(path / "index.parquet")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): {again}") from None
@@ -165,7 +165,7 @@ def resized(synthetic: SyntheticSet, size_px: int) -> SyntheticSet:
                 np.save(temporary, images, allow_pickle=False)
         except PermissionError:
             return SyntheticSet(images, synthetic.index, synthetic.manifest, synthetic.path)
-    images = np.load(sibling, mmap_mode="r")
+    images = np.load(sibling, mmap_mode="r", allow_pickle=False)
     if images.shape != shape or images.dtype != np.uint8:
         raise UserError(f"{sibling} holds {images.dtype} {images.shape}; expected uint8 {shape}: delete it")
     return SyntheticSet(images, synthetic.index, synthetic.manifest, synthetic.path)

@@ -23,22 +23,32 @@ class TorchScriptExtractor(Extractor):
     """Features (B, d) of what `torch.jit.save` wrote, run in evaluation mode."""
 
     def __init__(
-        self, *, path: str, input_size_px: int | None, input_range: Range, channels: Literal[1, 3]
+        self,
+        *,
+        path: str,
+        trust: bool,
+        input_size_px: int | None,
+        input_range: Range,
+        channels: Literal[1, 3],
     ) -> None:
         """Load it; say what it takes, for the file does not.
 
         Args:
-            path: the file. Its program runs here, inside TorchScript's own instructions.
+            path: the file. It is a program, not only weights: TorchScript has instructions that read and write files.
+            trust: that this is known, and whoever made the file is trusted; without it nothing is opened.
             input_size_px: images are resized to it; None: they come as they are.
             input_range: of the float32 values that it takes.
             channels: 3: the gray image repeated.
 
         Raises:
-            UserError: no such file, or no TorchScript.
+            UserError: no such file, not trusted, or no TorchScript.
         """
         file = Path(path)
         if not file.is_file():
             raise UserError(f"extractor.path: {file}: no such file; set extractor.path=FILE (torch.jit.save)")
+        if not trust:
+            raise UserError(f"extractor.trust: {file} is a program that would run with your rights, not only weights; if you trust "
+                            "who made it set extractor.trust=true, else save the weights and use extractor=timm")  # fmt: skip
         try:
             self.network = self._script = torch.jit.load(str(file), map_location="cpu").eval()  # type: ignore[no-untyped-call]
         except RuntimeError as error:

@@ -34,6 +34,6 @@ def model_key(classifier: dict[str, Any]) -> str:
 
     An ACRnet of other widths than the paper's has a name of its own, lest it stand in the paper's row.
     """
-    name = str(classifier.get("name") or str(classifier["_target_"]).split(".")[2])
+    name = str(classifier.get("name") or str(classifier["_target_"]).split(".")[-2])
     scale = classifier.get("width_multiplier", 1.0)
     return name.partition(".")[0].removeprefix("legacy_") + (f"_x{scale:g}" if scale != 1 else "")

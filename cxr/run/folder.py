@@ -24,10 +24,13 @@ from types import TracebackType
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from cxr.errors import UserError
 from cxr.files import read_json, write_json, write_text
 from cxr.run.naming import config_hash, differences, safe_name
+from cxr.target import check_foreign
 
 __all__ = [
     "POINTER",
@@ -56,13 +59,28 @@ def is_primary() -> bool:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the configuration that the run at `path` was trained with; a missing run is a `UserError`."""
+    """Return the configuration that the run at `path` was trained with.
+
+    Raises:
+        UserError: no such run; a file that is no mapping in YAML, or asks for what no run may (see cxr.target).
+    """
     if not (path / "config.yaml").is_file():
         raise UserError(
             f"{path}: no such run (it has no config.yaml); give the name of a run that was started"
         )
-    config = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
-    return {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
+    file = path / "config.yaml"
+    try:
+        # YAML's safe loader: a tag that makes an object is an error. Nothing is resolved: ${oc.env:…} stays text.
+        config = OmegaConf.to_container(OmegaConf.load(file))
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError, ValueError) as error:
+        told = " ".join(str(error).split())[:150]
+        raise UserError(f"{file}: not a run's configuration ({told}); train the run again") from None
+    if not isinstance(config, dict):
+        raise UserError(
+            f"{file}: a {type(config).__name__}, expected a run's configuration; train the run again"
+        )
+    check_foreign(config, file)
+    return {str(key): value for key, value in config.items()}
 
 
 @dataclass

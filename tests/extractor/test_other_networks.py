@@ -83,12 +83,16 @@ def test_a_script_takes_what_is_said_of_it(script: Path) -> None:
     pixels = IMAGES.reshape(3, -1).astype(np.float64)
     expected = {"0..255": pixels, "0..1": pixels / 255, "-1..1": pixels / 127.5 - 1}
     for values, p in expected.items():
-        one = TorchScriptExtractor(path=str(script), input_size_px=None, input_range=values, channels=1)  # type: ignore[arg-type]
+        one = TorchScriptExtractor(
+            trust=True, path=str(script), input_size_px=None, input_range=values, channels=1
+        )  # type: ignore[arg-type]
         found = extract(one, IMAGES, batch=2, device="cpu").features
         np.testing.assert_allclose(
             found, np.stack([p.mean(axis=1), p.max(axis=1)], axis=1), rtol=1e-5, atol=1e-6
         )
-    small = TorchScriptExtractor(path=str(script), input_size_px=16, input_range="0..1", channels=3)
+    small = TorchScriptExtractor(
+        trust=True, path=str(script), input_size_px=16, input_range="0..1", channels=3
+    )
     assert extract(small, IMAGES, batch=2, device="cpu").features.shape == (3, 6)
     assert small.name.startswith("means@") and small.name.endswith(",16px")
 
@@ -96,7 +100,9 @@ def test_a_script_takes_what_is_said_of_it(script: Path) -> None:
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_scripts_that_are_none(tmp_path: Path, script: Path) -> None:
     def load(path: Path) -> TorchScriptExtractor:
-        return TorchScriptExtractor(path=str(path), input_size_px=None, input_range="0..1", channels=1)
+        return TorchScriptExtractor(
+            trust=True, path=str(path), input_size_px=None, input_range="0..1", channels=1
+        )
 
     with pytest.raises(UserError, match=r"extractor\.path: .*no such file"):
         load(tmp_path / "none.pt")
