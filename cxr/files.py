@@ -17,7 +17,7 @@ from typing import Any
 
 from cxr.errors import UserError
 
-__all__ = ["atomic_path", "digest", "file_sha256", "read_json", "write_json", "write_text"]
+__all__ = ["atomic_path", "below", "digest", "file_sha256", "read_json", "write_json", "write_text"]
 
 
 @contextmanager
@@ -35,6 +35,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(target)
+    except OSError as error:  # a full disk's says no name, or the temporary one
+        if error.errno is None or error.filename not in (None, name):
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -60,6 +64,18 @@ def read_json(path: Path) -> Any:
         raise UserError(
             f"{path}: not valid JSON ({error}); delete it and run the stage that wrote it again"
         ) from None
+
+
+def below(folder: Path, name: str, key: str) -> Path:
+    """Return `folder`/`name`; a name that leads out of the folder (`..`, an absolute one) is a `UserError` on `key`.
+
+    Links are followed: whoever put one into the folder may have it on another disk.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts:
+        raise UserError(
+            f"{key}: got {name!r}, expected a name below {folder}; set {key}=NAME, and the folder by its own key"
+        )
+    return folder / name
 
 
 def file_sha256(path: Path) -> str:

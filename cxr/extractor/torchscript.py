@@ -47,8 +47,10 @@ class TorchScriptExtractor(Extractor):
         if not file.is_file():
             raise UserError(f"extractor.path: {file}: no such file; set extractor.path=FILE (torch.jit.save)")
         if not trust:
-            raise UserError(f"extractor.trust: {file} is a program that would run with your rights, not only weights; if you trust "
-                            "who made it set extractor.trust=true, else save the weights and use extractor=timm")  # fmt: skip
+            raise UserError(
+                f"extractor.trust: {file} is a program that would run with your rights, not only weights; "
+                "if you trust who made it set extractor.trust=true"
+            )
         try:
             self.network = self._script = torch.jit.load(str(file), map_location="cpu").eval()  # type: ignore[no-untyped-call]
         except RuntimeError as error:

@@ -26,6 +26,7 @@ from cxr.report.spec import ReportSpec, generic_spec
 from cxr.report.summary import summary
 from cxr.report.synthetic import synthetic_entry, synthetic_sets
 from cxr.report.table import Table, build_table
+from cxr.share import ShareIds, clean, clean_page
 
 __all__ = ["build_report"]
 
@@ -59,7 +60,12 @@ enter the training part only.
 
 
 def build_report(
-    runs: list[Path], synthetic: list[Path], out: Path, paper: str, spec: ReportSpec | None = None
+    runs: list[Path],
+    synthetic: list[Path],
+    out: Path,
+    paper: str,
+    spec: ReportSpec | None = None,
+    share_ids: ShareIds = "hashed",
 ) -> Path:
     """Write the report of evaluated runs into the folder `out` and return the path of its page.
 
@@ -68,6 +74,7 @@ def build_report(
         synthetic: synthetic sets whose sample grids, and scores by score.py, to show.
         paper: key of the published values, or any name.
         spec: what to show; one table of everything found when None.
+        share_ids: names of images, which hold patient ids: as an HMAC, or plain. See cxr.share.
 
     Raises:
         UserError: no runs, one that was not evaluated, runs that cannot be averaged or compared.
@@ -106,7 +113,7 @@ def build_report(
         if shown:
             sections.append((title, shown))
             sections_md.append((title, shown_md))
-    if maps := gallery(loaded):
+    if maps := gallery(loaded, share_ids):
         sections.append(("Where the models look", maps))
     sections.append(("Images used", _images_used(arms, published, out)))
     sets = synthetic_sets(synthetic)
@@ -127,9 +134,10 @@ def build_report(
     care = [*notes.care(arms, published), *unpaired(arms, spec.comparisons)]
     top = html.facts(facts) + html.alarm("Read these rows with care", care)
     target = out / "report.html"
-    write_text(target, html.page(spec.title, f"cxr report · {paper}", byline, lead, top, sections))
+    page = html.page(spec.title, f"cxr report · {paper}", byline, lead, top, sections)
+    write_text(target, clean_page(page))  # a run's configuration and warnings hold paths
     told = document(spec.title, byline, lead, facts, care, sections_md, runs_grid(loaded))
-    write_text(out / "report.md", told)
+    write_text(out / "report.md", str(clean(told)))
     return target
 
 

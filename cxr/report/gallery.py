@@ -17,6 +17,7 @@ from cxr.files import read_json
 from cxr.metric.result import HEATMAPS
 from cxr.report import html
 from cxr.report.runs import ReportRun
+from cxr.share import Ids, ShareIds
 
 __all__ = ["gallery"]
 
@@ -47,7 +48,7 @@ HEAD = (
 )
 
 
-def gallery(runs: Sequence[ReportRun]) -> str:
+def gallery(runs: Sequence[ReportRun], share_ids: ShareIds = "hashed") -> str:
     """Return the heat maps of all runs that have some for the evaluated checkpoint; "" where none has.
 
     Maps of another checkpoint than the result's are of another network: they are left out and named.
@@ -64,9 +65,14 @@ def gallery(runs: Sequence[ReportRun]) -> str:
         parts += [html.note(f"{text}.") for text in listing.get("warnings", [])]
         if listing.get("localisation"):
             parts.append(_localisation(listing["localisation"]))
+        ids = Ids(run.path.parent, share_ids)
         for one in listing["images"]:
-            png = (run.path / HEATMAPS).with_name(one["file"])
-            parts.append(html.picture(_jpeg(png), "jpeg", _caption(one), pixels=True))
+            png = (run.path / HEATMAPS).parent / one["file"]
+            if Path(one["file"]).name != one["file"]:
+                raise UserError(
+                    f"{run.path / HEATMAPS}: file is {one['file']!r}, expected a name; evaluate the run again"
+                )
+            parts.append(html.picture(_jpeg(png), "jpeg", _caption(one, ids), pixels=True))
         if any(one.get("localisation") for one in listing["images"]):
             parts.append(html.note(OUTLINES))
         parts.append(html.note(f"{listing['method']}; layer {listing['layer']}."))
@@ -81,12 +87,12 @@ def _jpeg(png: Path) -> bytes:
     return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes())
 
 
-def _caption(one: Mapping[str, Any]) -> str:
+def _caption(one: Mapping[str, Any], ids: Ids) -> str:
     found = [
         f"{label}: {'hit' if score['pointing_tol3'] > 0 else 'miss'}, {score['energy_inside']:.0%} of the map inside"
         for label, score in one.get("localisation", {}).items()
     ]
-    return "; ".join([one["image_id"], f"labels: {', '.join(one['true']) or 'none'}", *found]) + "."
+    return "; ".join([ids(one["image_id"]), f"labels: {', '.join(one['true']) or 'none'}", *found]) + "."
 
 
 def _localisation(told: Mapping[str, Any]) -> str:

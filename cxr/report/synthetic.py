@@ -111,14 +111,17 @@ def _over_training(run: Path, size_px: object, out: Path) -> str:
 def _gan_run(synthetic: Path, checkpoint: Mapping[str, Any]) -> Path | None:
     """Return the run folder of a checkpoint runs/<name>/checkpoints/<file>; None where it is not at hand.
 
-    A recorded path may be relative to where the set was made, or the project may have moved as a whole.
+    A recorded path may be relative to where the set was made, or the project may have moved as a whole. The set may be
+    a stranger's, so a path that climbs names nothing, and a folder counts only if it is a run of that name: what it
+    holds goes into the report.
     """
     path = Path(str(checkpoint.get("path", "")))
-    if len(path.parts) < 3:
+    if len(path.parts) < 3 or ".." in path.parts:
         return None
     folder, beside = path.parent.parent, synthetic.resolve().parent.parent
     for run in (folder, beside / folder, beside / "runs" / folder.name):
-        if (run / "metrics.csv").is_file() or (run / "figures").is_dir():
+        status = read_json(run / "status.json") if (run / "status.json").is_file() else None
+        if isinstance(status, dict) and status.get("name") == folder.name:
             return run
     return None
 

@@ -30,6 +30,7 @@ from yaml import YAMLError
 from cxr.errors import UserError
 from cxr.files import read_json, write_json, write_text
 from cxr.run.naming import config_hash, differences, safe_name
+from cxr.share import clean
 from cxr.target import check_foreign
 
 __all__ = [
@@ -79,8 +80,9 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{file}: a {type(config).__name__}, expected a run's configuration; train the run again"
         )
-    check_foreign(config, file)
-    return {str(key): value for key, value in config.items()}
+    named = {str(key): value for key, value in config.items()}
+    check_foreign(named, file)
+    return named
 
 
 @dataclass
@@ -145,7 +147,7 @@ class Run:
     def fail(self, error: BaseException) -> None:
         """Say that the run broke, with the first line of the error; Ctrl-C counts as an interruption."""
         state: State = "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed"
-        first = (str(error).strip().splitlines() or [""])[0].replace(str(Path.home()), "~")
+        first = str(clean((str(error).strip().splitlines() or [""])[0]))
         text = f"{type(error).__name__}: {first}" if first else type(error).__name__
         if isinstance(error, KeyboardInterrupt) and first:
             text = first  # "stopped by SIGTERM"
@@ -164,9 +166,11 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        if error is not None and self.state == "running":
-            self.fail(error)
-        self.close()
+        try:
+            if error is not None and self.state == "running":
+                self.fail(error)
+        finally:  # the status may meet the same full disk
+            self.close()
 
     @property
     def wall_s(self) -> float:
@@ -176,7 +180,12 @@ class Run:
 
     def _write(self, state: State, **changed: Any) -> None:
         who = {"pid": os.getpid(), "host": socket.gethostname(), "updated": _now()}
-        what = {"schema": 1, "name": self.name, "config_hash": self.config_hash, "identity": self.identity}
+        what = {
+            "schema": 1,
+            "name": self.name,
+            "config_hash": self.config_hash,
+            "identity": clean(self.identity),
+        }
         self.status = {**self.status, **who, **what, **changed, "state": state}
         if self.primary:
             write_json(self.path / "status.json", self.status)
@@ -245,7 +254,7 @@ def load_state(run: Run) -> State:
     ours = json.loads(
         json.dumps(run.identity, default=str)
     )  # as in the file: tuples are lists, paths strings
-    changed = differences(run.status["identity"], ours)
+    changed = differences(clean(run.status["identity"]), clean(ours))  # of whoever's home
     if changed and run.status["state"] != "finished" and run.last_checkpoint is None:
         run.status = {}
         return "new"

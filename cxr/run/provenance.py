@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr.files import file_sha256
+from cxr.share import homes
 
 __all__ = ["git_state", "library_versions", "manifest"]
 
@@ -76,11 +77,10 @@ def manifest(
 def _shown(path: Path) -> str:
     """Return a path below the working directory as such, any other by its last three parts."""
     absolute, here = path.resolve(), Path.cwd()
-    return (
-        absolute.relative_to(here).as_posix()
-        if absolute.is_relative_to(here)
-        else Path(*absolute.parts[-3:]).as_posix()
-    )
+    if absolute.is_relative_to(here):
+        return absolute.relative_to(here).as_posix()
+    below = (absolute.relative_to(home) for home in homes() if absolute.is_relative_to(home))
+    return Path(*next(below, absolute).parts[-3:]).as_posix()
 
 
 def library_versions() -> dict[str, str | None]:

@@ -30,6 +30,7 @@ def evaluate(
     runs_dir: Path,
     synthetic_dir: Path,
     reports_dir: Path,
+    share_ids: Literal["hashed", "plain"],
 ) -> None:
     """The schema of conf/evaluate.yaml beside its report; see there for what each key means."""
 
@@ -88,7 +89,8 @@ def job(config: DictConfig) -> float | None:
 
         spec = build(values["report"])
         out = Path(values["reports_dir"]) / spec.paper
-        print(build_report(runs, _synthetic_sets(runs, Path(values["synthetic_dir"])), out, spec.paper, spec))
+        sets = _synthetic_sets(runs, Path(values["synthetic_dir"]))
+        print(build_report(runs, sets, out, spec.paper, spec, values["share_ids"]))
     first = records[0]["metrics"].get("accuracy") if records else None
     return None if first is None else first["value"]
 

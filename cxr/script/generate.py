@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from cxr.config import build, plain, run_app
 from cxr.errors import UserError, did_you_mean
+from cxr.files import below
 
 __all__ = ["generate", "main"]
 
@@ -38,7 +39,8 @@ def generate(
 def job(config: DictConfig) -> None:
     """Load the generator of a run and write its images."""
     values = plain(config)
-    run_dir = Path(values["runs_dir"]) / values["run"]
+    run_dir = below(Path(values["runs_dir"]), values["run"], "run")
+    target = below(Path(values["synthetic_dir"]), values["name"] or values["run"], "name")
     trained = _trained(run_dir, values["unfinished"])
     checkpoint = run_dir / "checkpoints" / f"{values['checkpoint']}.ckpt"
     if not checkpoint.is_file():
@@ -52,7 +54,7 @@ def job(config: DictConfig) -> None:
     facts = read_json(run_dir / "manifest.json")
     gpu = values["accelerator"] == "gpu" or (values["accelerator"] == "auto" and torch.cuda.is_available())
     made = synthesize(
-        Path(values["synthetic_dir"]) / (values["name"] or values["run"]),
+        target,
         gans,
         n={gan.label: values["n"] for gan in gans},
         device=torch.device("cuda" if gpu else "cpu"),

@@ -20,13 +20,14 @@ from cxr.evaluation.diversity import diversity_record
 from cxr.evaluation.scores import score_records
 from cxr.extractor import Answer, Extractor, cached_answer, extract
 from cxr.extractor.run import RunExtractor
-from cxr.files import read_json, write_json
+from cxr.files import below, read_json, write_json
 from cxr.metric.score_record import FOLDER, SCHEMA, check_score, file_name, protocol_name, score_names
 from cxr.run import finished_run, manifest
 from cxr.script.memorise import memorise, record_file
 from cxr.script.predict import Rows, prepare_as_trained
 from cxr.script.prepare import Prepared
 from cxr.script.score_facts import class_counts, run_facts, set_facts, warnings_of
+from cxr.share import Ids, ShareIds
 
 __all__ = ["judge"]
 
@@ -48,6 +49,7 @@ def judge(
     accelerator: Literal["auto", "cpu", "gpu"],
     data_root: Path | None,
     memorisation: bool,
+    share_ids: ShareIds,
 ) -> tuple[Path, dict[str, Any]]:
     """Return the path and the content of the score of synthetic sets, computing it unless the same is there.
 
@@ -56,6 +58,7 @@ def judge(
         extractor: a node of conf/extractor.
         settings: splits, n_resamples, n_halves, seed, n_subsets, k_precision, k_density.
         memorisation: also look for copies of training images, see `cxr.script.memorise`.
+        share_ids: how these are named.
 
     Raises:
         UserError: a set or a run that is not there, an extractor without weights, other classes, no real images.
@@ -75,9 +78,9 @@ def judge(
     }
     own = isinstance(by, RunExtractor) and by.run_dir.resolve() == run_dir.resolve()
     protocol = protocol_name(by.name, against, real_classes, None if own else real)
-    folder = synthetic_dir / name if name is not None else sets[0].path
+    folder = below(synthetic_dir, name, "name") if name is not None else sets[0].path
     target = folder / FOLDER / file_name(protocol, by.layer, settings, names)
-    asked = {**settings, "real_classes": real_classes, "memorisation": memorisation}
+    asked = {**settings, "real_classes": real_classes, "memorisation": memorisation, "share_ids": share_ids}
     done = _done(target, sets, asked, by)
     if done is not None and (not memorisation or record_file(target).is_file()):
         return target, done
@@ -164,6 +167,7 @@ def judge(
             device=device,
             n_resamples=settings["n_resamples"],
             seed=settings["seed"],
+            ids=Ids(run_dir.parent, share_ids),
         )
     write_json(target, check_score(record, target))
     return target, record

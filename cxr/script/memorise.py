@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ def memorise(
     device: torch.device,
     n_resamples: int,
     seed: int,
+    ids: Callable[[str], str],
 ) -> dict[str, Any]:
     """Write record and gallery at `target` (.json, .png); return what the score record says of them.
 
@@ -52,6 +53,7 @@ def memorise(
         held_out: rows of the real images that are the yardstick, with `held_out_answer`.
         made: synthetic images (N, S, S) at the real ones' size, the sets one after the other, with their answer.
         facts: of the score record: protocol, sets, split and so on.
+        ids: names a real image in record and gallery, which lie in the set and go where it goes; see cxr.share.
 
     Raises:
         UserError: the run has too few images that trained the GAN, or none that did not.
@@ -75,8 +77,8 @@ def memorise(
     synthetic = Collection(pixels, answer.features, names, names, [None] * len(names))
     found, pairs = memorisation(
         synthetic,
-        _real(prepared, seen, learnt),
-        _real(prepared, held_out, held_out_answer.features),
+        _real(prepared, seen, learnt, ids),
+        _real(prepared, held_out, held_out_answer.features, ids),
         extractor=f"{by.name}{f',{by.layer}' if by.layer else ''}",
         level=LEVEL,
         n_resamples=n_resamples,
@@ -101,8 +103,10 @@ def memorise(
     }
 
 
-def _real(prepared: Prepared, rows: Rows, features: npt.NDArray[np.float32]) -> Collection:
+def _real(
+    prepared: Prepared, rows: Rows, features: npt.NDArray[np.float32], name: Callable[[str], str]
+) -> Collection:
     index = prepared.cached.index.iloc[rows]
     patients = [p if isinstance(p, str) and p else None for p in index["patient_id"]]
-    ids, hashes = index["image_id"].tolist(), index["content_hash"].tolist()
+    ids, hashes = [name(one) for one in index["image_id"]], index["content_hash"].tolist()
     return Collection(np.asarray(prepared.cached.images[rows]), features, ids, hashes, patients)

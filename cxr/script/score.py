@@ -33,6 +33,7 @@ def score(
     n_halves: int,
     seed: int,
     memorisation: bool,
+    share_ids: Literal["hashed", "plain"],
     batch_size: int,
     accelerator: Literal["auto", "cpu", "gpu"],
     data_root: Path | None,
@@ -76,6 +77,7 @@ def job(config: DictConfig) -> float:
                 "against",
                 "real_classes",
                 "memorisation",
+                "share_ids",
                 "batch_size",
                 "accelerator",
             )

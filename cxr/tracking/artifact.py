@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr.files import file_sha256, read_json
-from cxr.tracking.clean import clean
+from cxr.share import clean
 from cxr.tracking.identity import JobType
 from cxr.tracking.settings import Policy
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cxr.errors import UserError
-from cxr.tracking.clean import clean
+from cxr.share import clean
 from cxr.tracking.identity import JobType, remember, run_id
 from cxr.tracking.settings import Wandb
 

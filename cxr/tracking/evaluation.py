@@ -14,6 +14,7 @@ import pandas as pd
 from cxr.data.picture import tile, write_png
 from cxr.metric.result import read_predictions, tables
 from cxr.run import read_config
+from cxr.share import Ids
 from cxr.tracking import artifact
 from cxr.tracking.connect import begin, tracked
 from cxr.tracking.curve import confusion_table, curves, write_csv
@@ -48,9 +49,11 @@ def log_evaluation(
             thumbnails. Called only where there is an error to show.
     """
     config, out = read_config(run_dir), run_dir / FOLDER
+    shown = Ids(run_dir.parent, settings.share_ids)
     roc, pr, confusion, worst = _tables(run_dir, record, settings.worst_errors)
-    for name, table in {"roc": roc, "pr": pr, "confusion": confusion, "worst_errors": worst}.items():
-        write_csv(out / f"{name}.csv", table)
+    worst["image_id"] = [shown(one) for one in worst["image_id"]]
+    for kind, table in {"roc": roc, "pr": pr, "confusion": confusion, "worst_errors": worst}.items():
+        write_csv(out / f"{kind}.csv", table)
     thumbnails = _thumbnails(images(), worst) if images is not None and len(worst) else None
     if thumbnails is not None:
         write_png(out / "worst_errors.png", tile(np.stack(thumbnails), COLUMNS))

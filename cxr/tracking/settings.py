@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cxr.errors import UserError
+from cxr.share import ShareIds
 
 if TYPE_CHECKING:
     from cxr.tracking.training import RunWandbLogger
@@ -30,6 +31,7 @@ class Wandb:
     mode: Literal["auto", "online", "offline"]
     artifacts: Policy
     worst_errors: int
+    share_ids: ShareIds
 
     def __post_init__(self) -> None:
         if self.worst_errors < 0:

@@ -49,6 +49,7 @@ def test_the_talukdar_report(make_run: Callable[..., Path], spec: ReportSpec, tm
     synthetic.mkdir(parents=True)
     cv2.imwrite(str(synthetic / "grid.png"), np.zeros((8, 8), np.uint8))
     made_by = {"path": str(runs[0] / "checkpoints" / "last.ckpt"), "sha256": "cd" * 32}
+    write_json(runs[0] / "status.json", {"state": "finished", "name": runs[0].name})
     manifest = {"kind": "synthetic", "n": 50, "classes": ["PNEUMONIA"], "size_px": 64, "seed": 0}
     write_json(synthetic / "manifest.json", {**manifest, "checkpoints": [made_by], "trained_on": ["x"]})
     out = tmp_path / "reports" / "talukdar"

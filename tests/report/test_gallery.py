@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def test_a_multi_label_report_has_both(tmp_path: Path, make: Callable[..., Path]
     assert (tmp_path / "out" / "figures" / "roc-densenet121-real_only-all-labels.svg").is_file()
     text = page.read_text()
     assert "Where the models look" in text
-    assert "i&lt;7&gt;.png; labels: Mass." in text
+    assert re.search(r"id-[0-9a-f]{12}; labels: Mass\.", text) and "7&gt;.png" not in text
+    assert "i&lt;7&gt;.png; labels: Mass." in gallery([load_run(run)], "plain")
     assert "layer Backbone.maps" in text
 
 

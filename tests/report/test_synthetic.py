@@ -31,6 +31,7 @@ def make_set(root: Path, *, epochs: int, recorded: str) -> Path:
         grid = np.full((4 * (SIZE + 2) - 2, 8 * (SIZE + 2) - 2), 10 * epoch, np.uint8)
         cv2.imwrite(str(figures / f"samples-epoch-{epoch:04d}.png"), grid)
     write_text(root / "runs" / "gan" / "config.yaml", "gan:\n  latent_dim: 100\n")
+    write_json(root / "runs" / "gan" / "status.json", {"state": "finished", "name": "gan"})
     made = root / "synthetic" / "made"
     made.mkdir(parents=True)
     cv2.imwrite(str(made / "grid.png"), np.zeros((1000, 2000), np.uint8))
@@ -63,9 +64,17 @@ def test_samples_over_training(epochs: int, shown: list[int], tmp_path: Path) ->
 @pytest.mark.parametrize("state", ["finished", "interrupted"])
 def test_a_gan_that_was_stopped_is_named(state: str, tmp_path: Path) -> None:
     made = make_set(tmp_path, epochs=1, recorded="runs/gan/checkpoints/last.ckpt")
-    write_json(tmp_path / "runs" / "gan" / "status.json", {"state": state})
+    write_json(tmp_path / "runs" / "gan" / "status.json", {"state": state, "name": "gan"})
     text = synthetic_entry(synthetic_sets([made])[0], tmp_path / "out")
     assert ("never reached its end: 679 steps of G" in text) == (state != "finished")
+
+
+@pytest.mark.parametrize("recorded", ["{}/private/checkpoints/x", "runs/../private/checkpoints/x"])
+def test_a_manifest_cannot_bring_a_foreign_folder_into_the_report(recorded: str, tmp_path: Path) -> None:
+    made = make_set(tmp_path, epochs=1, recorded=recorded.format(tmp_path))
+    (tmp_path / "runs" / "gan").rename(tmp_path / "private")  # its status is of another name
+    write_text(tmp_path / "private" / "config.yaml", "password: letmein\n")
+    assert "letmein" not in synthetic_entry(synthetic_sets([made])[0], tmp_path / "out")
 
 
 def test_a_set_whose_gan_is_not_at_hand(tmp_path: Path) -> None:

@@ -9,15 +9,23 @@ import pytest
 import wandb
 
 from cxr.errors import UserError
+from cxr.share import clean
 from cxr.tracking import connect
-from cxr.tracking.clean import clean
 from cxr.tracking.settings import Wandb
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
 
 def settings(mode: Any) -> Wandb:
-    return Wandb(project="cxr", entity=None, group=None, mode=mode, artifacts="none", worst_errors=0)
+    return Wandb(
+        project="cxr",
+        entity=None,
+        group=None,
+        mode=mode,
+        artifacts="none",
+        worst_errors=0,
+        share_ids="hashed",
+    )
 
 
 def begin(folder: Path, mode: Any) -> Any:

@@ -26,6 +26,7 @@ def settings(**changed: Any) -> Wandb:
         "mode": "offline",
         "artifacts": "reference",
         "worst_errors": 4,
+        "share_ids": "hashed",
     }
     return Wandb(**{**values, **changed})
 
