@@ -134,6 +134,7 @@ def test_a_pickle_in_a_synthetic_set(file: str, canary: Path, tmp_path: Path) ->
     if file != "manifest.json":  # the attacker can hash, too
         told = read_json(path / "manifest.json")
         key = f"{Path(file).stem}_sha256"
+        told = {k: v for k, v in told.items() if k != "facts_sha256"}  # as an older cxr left it
         write_json(path / "manifest.json", {**told, key: file_sha256(path / file)})
     with pytest.raises(UserError, match=r"set"):
         load_synthetic(path)
