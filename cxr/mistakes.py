@@ -7,6 +7,7 @@ against the installed versions.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
 import re
@@ -21,6 +22,12 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from cxr.errors import UserError, did_you_mean
 
 __all__ = ["conf_dir", "config_groups", "explain", "first_line", "remove_empty_sweep", "remove_sweep"]
+
+# What a disk, its permissions or a file in a folder's place say; ENOENT is not here: it may be a defect of ours.
+_REFUSALS = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EIO, errno.ENAMETOOLONG,
+    errno.ELOOP, errno.ESTALE,
+}  # fmt: skip
 
 
 def conf_dir() -> Path:
@@ -49,6 +56,8 @@ def explain(error: BaseException) -> str | None:
 
     if isinstance(error, UserError):
         return " ".join(str(error).split())
+    if isinstance(error, OSError) and (told := _disk(error)):
+        return told
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark
         where = (
@@ -67,6 +76,19 @@ def explain(error: BaseException) -> str | None:
         return _composition(error)
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
         return _group_without_name()
+    return None
+
+
+def _disk(error: OSError) -> str | None:
+    """Say what a disk refused, and the setting that names another; None where it is no matter of the disk's."""
+    places = "runs_dir=…, synthetic_dir=…, reports_dir=… or cache.dir=…"
+    short = re.fullmatch(r"\d+ requested and \d+ written", str(error))  # numpy says so, without an errno
+    if short or error.errno in (errno.ENOSPC, errno.EDQUOT):
+        what = f"{error.filename}: " if error.filename else ""
+        return f"{what}no space left on the disk; free some and run the same command again, or set {places} to another disk"
+    if error.errno in _REFUSALS and error.filename:
+        where = error.filename2 or error.filename
+        return f"{where}: {error.strerror}; expected a place that can be read and written: mend it, or set {places} elsewhere"
     return None
 
 

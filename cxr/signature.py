@@ -89,7 +89,8 @@ def check_value(value: object, expected: Any) -> str | None:
     if literals and isinstance(value, str):
         hint = did_you_mean(value, literals)
         return f"{got}, expected {_describe(expected)}{hint if 'did you mean' in hint else ''}"
-    return f"{got} ({type(value).__name__}), expected {_describe(expected)}"
+    kind = "not a number" if value != value else type(value).__name__
+    return f"{got} ({kind}), expected {_describe(expected)}"
 
 
 def _fits(value: object, expected: Any) -> bool:

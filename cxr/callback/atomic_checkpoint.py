@@ -22,8 +22,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
     ) -> None:
         """Save so that a killed process leaves the old file or the new one."""
-        with atomic_path(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except (
+                RuntimeError
+            ) as error:  # closing its archive on a full disk, torch covers what the disk said
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any | None = None, weights_only: bool | None = None

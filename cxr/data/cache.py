@@ -12,9 +12,11 @@ patients are not in it, so another reading of the same files uses the same pixel
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -121,6 +123,7 @@ class ImageCache:
                 and images.shape == (len(index) - len(rejected), self.size_px, self.size_px)
                 and images.dtype == np.uint8
                 and (path / "images.npy").stat().st_size == manifest["images_bytes"]
+                and file_sha256(path / "images.npy") == manifest["images_sha256"]
                 and file_sha256(path / "index.parquet") == manifest["index_sha256"]
             )
         except (UserError, OSError, ValueError, KeyError, TypeError):
@@ -144,7 +147,11 @@ class ImageCache:
             "versions": {"cv2": cv2.__version__, "numpy": np.__version__},
         }
         pixels, done = _open_partial(partial, (len(index), self.size_px, self.size_px), parameters)
-        reasons = self._fill(source, [str(p) for p in index["path"]], pixels, done, partial / "done.bin")
+        try:
+            reasons = self._fill(source, [str(p) for p in index["path"]], pixels, done, partial / "done.bin")
+        except NeedsWindow:  # with a window it is another cache: nobody would come back to this one
+            shutil.rmtree(partial)
+            raise
         pixels.flush()
         rows = sorted(reasons)
         with atomic_path(partial / "rejected.csv") as temporary, temporary.open("w", newline="") as file:
@@ -176,7 +183,8 @@ class ImageCache:
         write_json(partial / "manifest.json", manifest)
         for leftover in ("pixels.npy", "done.bin", "parameters.json"):
             (partial / leftover).unlink(missing_ok=True)
-        if path.exists():  # it did not open: damaged
+        if path.exists():  # it did not open: damaged, or edited by hand
+            print(f"{path}: is not what its manifest names, or has none; decoded again", file=sys.stderr)
             shutil.rmtree(path)
         partial.replace(path)
 
@@ -202,7 +210,7 @@ class ImageCache:
             except BadImage as error:
                 return error.reason
             except NeedsWindow as error:
-                raise UserError(f"{paths[row]}: {error}") from None
+                raise NeedsWindow(f"{paths[row]}: {error}") from None
             return None
 
         todo = [int(row) for row in np.flatnonzero(done == 0)]
@@ -253,11 +261,35 @@ def _open_partial(
         pass
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    images = np.lib.format.open_memmap(pixels, mode="w+", dtype=np.uint8, shape=shape)
+    try:
+        images = _reserved(pixels, shape)
+    except OSError:
+        shutil.rmtree(partial)
+        raise
     done = np.zeros(shape[0], np.uint8)
     bitmap.write_bytes(done.tobytes())
     write_json(partial / "parameters.json", parameters)  # last: without it the folder is started afresh
     return images, done
+
+
+def _reserved(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
+    """Make an .npy of uint8 zeros whose blocks are on the disk.
+
+    A memory-map over a file with holes meets a full disk as SIGBUS, which no handler can tell the user about.
+
+    Raises:
+        OSError: the disk has not room for it (ENOSPC, EDQUOT).
+    """
+    images: np.memmap[Any, np.dtype[np.uint8]]
+    images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system cannot say
+                    raise OSError(error.errno, error.strerror, str(path)) from None
+    return images
 
 
 def _drop_rows(source: Path, target: Path, rows: list[int]) -> None:
@@ -266,7 +298,7 @@ def _drop_rows(source: Path, target: Path, rows: list[int]) -> None:
     keep = np.setdiff1d(np.arange(len(images)), rows)
     with atomic_path(target) as temporary:
         shape = (len(keep), *images.shape[1:])
-        out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        out = _reserved(temporary, shape)
         for start in range(0, len(keep), CHUNK):
             out[start : start + CHUNK] = images[keep[start : start + CHUNK]]
         out.flush()

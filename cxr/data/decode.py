@@ -9,8 +9,10 @@ leave three equal channels as they are.
 
 from __future__ import annotations
 
+import io
 import math
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
 
 from cxr.errors import UserError
 
@@ -29,6 +32,8 @@ Gray = npt.NDArray[Any]
 # The largest radiographs have about 25 million pixels. A file that claims more than this
 # would take gigabytes to decode: a mistake, or a decompression bomb.
 MAX_PIXELS = 100_000_000
+# Below this on a side a file is a spacer, a broken export, a tracking pixel: nothing that shows a chest.
+MIN_SIDE_PX = 8
 
 # We run one image per thread; OpenCV's own threads would compete, and do not survive a fork.
 cv2.setNumThreads(1)
@@ -64,10 +69,20 @@ def read_gray(path: Path) -> Gray:
         raise BadImage(path, f"cannot be read ({error.strerror or error})") from None
     if not data:
         raise BadImage(path, "empty file")
+    if data[128:132] == b"DICM":
+        raise BadImage(
+            path,
+            "a DICOM file; convert it to PNG with its window and photometric interpretation applied, "
+            "e.g. by dcmj2pnm +oo --use-window 1",
+        )
     size_px, damage = _facts(data)
     if size_px is not None and size_px[0] * size_px[1] > MAX_PIXELS:
         raise BadImage(
             path, f"{size_px[0]}x{size_px[1]} pixels, more than the {MAX_PIXELS:,} that are decoded"
+        )
+    if size_px is not None and min(size_px) < MIN_SIDE_PX:
+        raise BadImage(
+            path, f"{size_px[0]}x{size_px[1]} pixels, fewer than the {MIN_SIDE_PX} on each side of a picture"
         )
     if damage is not None:
         raise BadImage(path, damage)
@@ -145,10 +160,10 @@ def _resize(image: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArra
 
 
 def _facts(data: bytes) -> _Facts:
-    """Look at a PNG's or JPEG's structure; other formats are left to the decoder.
+    """Look at a PNG's or JPEG's structure; of other formats only at the header, by Pillow.
 
     The decoders behind OpenCV fill what a cut-off file lacks with gray, some versions
-    silently. So we look for the end ourselves.
+    silently. So we look for the end ourselves. Of several pictures they take the first, silently too.
     """
     try:
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -157,12 +172,31 @@ def _facts(data: bytes) -> _Facts:
             return _jpeg(data)
     except (struct.error, IndexError):
         return _Facts(None, "truncated file (its header is incomplete)")
-    return _Facts(None, None)
+    return _header(data)
+
+
+def _header(data: bytes) -> _Facts:
+    """Return what Pillow reads in a header, without decoding: OpenCV would first allocate what a bomb claims."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the caller has its own limit
+            with Image.open(io.BytesIO(data)) as image:
+                return _Facts(image.size, _several(int(getattr(image, "n_frames", 1))))
+    except Image.DecompressionBombError as error:
+        return _Facts(None, f"a decompression bomb ({error})")
+    except UnidentifiedImageError:  # PGM of some depths, say: OpenCV may know better
+        return _Facts(None, None)
+    except Exception as error:  # Pillow's plugins raise whatever a broken header leads them to
+        return _Facts(None, f"truncated or damaged file ({' '.join(str(error).split())[:80]})")
+
+
+def _several(n: int) -> str | None:
+    return f"{n} pictures in one file; expected one: save the one that is meant" if n > 1 else None
 
 
 def _png(data: bytes) -> _Facts:
     width, height = struct.unpack_from(">II", data, 16)
-    at = 8
+    at, frames = 8, 1
     while at + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)
         kind, end = data[at + 4 : at + 8], at + 8 + length
@@ -171,8 +205,10 @@ def _png(data: bytes) -> _Facts:
         # Only critical chunks (upper-case first letter): a broken comment hurts nobody.
         if kind[:1].isupper() and zlib.crc32(data[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
             return _Facts((width, height), f"damaged PNG (checksum of a {kind.decode('latin-1')} block)")
+        if kind == b"acTL":  # animation control: the number of frames
+            (frames,) = struct.unpack_from(">I", data, at + 8)
         if kind == b"IEND":
-            return _Facts((width, height), None)
+            return _Facts((width, height), _several(frames))
         at = end + 4
     return _Facts((width, height), "truncated PNG (it has no end)")
 

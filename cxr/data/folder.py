@@ -93,7 +93,9 @@ class Folder(FileSource):
             )
         for label in classes:
             if not any(row[LABEL + label] for row in rows):
-                raise UserError(f"data.root={root}: expected image files in the folder '{label}', found none")
+                raise UserError(
+                    f"data.root={root}: expected image files in the folder '{label}', found {self._instead(label)}"
+                )
         for row, content in zip(rows, hash_files(files), strict=True):
             row["content_hash"] = content
         return make_index(rows, classes)
@@ -113,6 +115,15 @@ class Folder(FileSource):
                 f"data.root={root}: expected one sub-folder per class, found {', '.join(inside) or 'nothing'}"
             )
         return expected
+
+    def _instead(self, label: str) -> str:
+        """Say what lies in a class's folders that hold no image: often DICOM, which is not read."""
+        places = [place for _, name, place in self._class_folders() if name == label]
+        if n := sum(
+            1 for place in places for p in place.rglob("*") if p.suffix.lower() in (".dcm", ".dicom")
+        ):
+            return f"{n} DICOM files: convert them to PNG, e.g. with dcmj2pnm +oo --use-window 1"
+        return "none"
 
     def _patient(self, image_id: str) -> str | None:
         match = None if self._pattern is None else self._pattern.search(image_id)

@@ -191,7 +191,13 @@ def list_images(folder: Path, *, recursive: bool) -> list[Path]:
     if not recursive:
         return sorted(p for p in folder.iterdir() if _is_image(p.name) and p.is_file())
     found: list[Path] = []
-    for parent, folders, files in os.walk(folder):
+
+    def stop(error: OSError) -> None:  # os.walk would pass over a folder that it may not read
+        raise UserError(
+            f"{error.filename}: cannot be read ({error.strerror}); expected a folder of images: mend its permissions"
+        ) from None
+
+    for parent, folders, files in os.walk(folder, onerror=stop):
         folders[:] = [f for f in folders if not f.startswith(".") and f not in IGNORED_FOLDERS]
         found += [Path(parent) / f for f in files if _is_image(f)]
     return sorted(found)

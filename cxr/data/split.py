@@ -267,7 +267,15 @@ def _draw(
         )
     sizes = {"train": len(rows) - sum(sizes.values()), **sizes}
     part_of = allot(groups[rows], labels(index)[rows], list(sizes.values()), seed)
-    return {part: rows[part_of == number] for number, part in enumerate(sizes)}
+    parts = {part: rows[part_of == number] for number, part in enumerate(sizes)}
+    for part, n in sizes.items():
+        if n and not len(parts[part]):
+            n_groups = len(np.unique(groups[rows]))
+            raise UserError(
+                f"split.{part}: gets no image, expected about {n}: the {len(rows)} images are {n_groups} group(s) that "
+                f"share a patient or a file and stay whole; lower split.val and split.test, or set them to 0"
+            )
+    return parts
 
 
 def _limits(wanted: dict[str, int], classes: list[str], unlimited: int) -> Rows:

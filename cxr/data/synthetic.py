@@ -11,6 +11,7 @@ curated (`curated`, one entry per step) also has `source_row` in its index and `
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -25,7 +26,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cxr.errors import UserError, did_you_mean
-from cxr.files import atomic_path, file_sha256, read_json, write_json
+from cxr.files import atomic_path, digest, file_sha256, read_json, write_json
 
 __all__ = [
     "COLUMNS",
@@ -49,6 +50,7 @@ REQUIRED = (
     "split_fingerprint",
     "images_sha256",
 )
+SEAL = "facts_sha256"  # of all the manifest says beside it; a set that an older cxr made has none
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ def write_synthetic(
             "n": len(images),
             "size_px": int(images.shape[1]),
             "images_sha256": file_sha256(temporary / "images.npy"),
+            "index_sha256": file_sha256(temporary / "index.parquet"),
         }
+        facts[SEAL] = _seal(facts)
         if missing := [key for key in REQUIRED if key not in facts]:
             raise ValueError(f"the manifest of a synthetic set needs {missing}")
         write_json(temporary / "manifest.json", facts)
@@ -111,6 +115,13 @@ def write_synthetic(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return load_synthetic(path)
+
+
+def _seal(facts: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a manifest's facts as JSON gives them back."""
+    return digest(
+        {k: v for k, v in json.loads(json.dumps(facts, default=str)).items() if k != SEAL}, length=64
+    )
 
 
 def set_folder(synthetic_dir: Path, name: str) -> Path:
@@ -133,9 +144,13 @@ def load_synthetic(path: Path) -> SyntheticSet:
         )
     if missing := [key for key in REQUIRED if key not in manifest]:
         raise UserError(f"{path}/manifest.json lacks {', '.join(missing)}: {again}")
+    if SEAL in manifest and manifest[SEAL] != _seal(manifest):
+        raise UserError(f"{path}/manifest.json was changed by hand, and leaks are looked for in it: {again}")
     try:
-        if file_sha256(path / "images.npy") != manifest["images_sha256"]:
-            raise UserError(f"{path}/images.npy is not what its manifest names (SHA-256 differs): {again}")
+        for file in ("images.npy", "index.parquet"):
+            named = manifest.get(f"{file.partition('.')[0]}_sha256")  # older sets name the images only
+            if named is not None and file_sha256(path / file) != named:
+                raise UserError(f"{path}/{file} is not what its manifest names (SHA-256 differs): {again}")
         images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
         index = pd.read_parquet(path / "index.parquet")
     except (OSError, ValueError) as error:

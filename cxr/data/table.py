@@ -171,12 +171,17 @@ class Table(FileSource):
         raise self._fail(row, column, cell, "1, 0 or blank")
 
     def _path(self, folder: Path, row: int, cell: str) -> str:
-        """One path relative to `folder`, with `/`; an absolute one outside stays absolute."""
+        """One path relative to `folder`, with `/`; refuses one that leads out of it."""
         if not cell:
             raise self._fail(row, self.path_column, cell, "a path")
         path = PurePosixPath(cell.replace("\\", "/"))
         start = PurePosixPath(folder.as_posix())
-        return str(path.relative_to(start) if path.is_absolute() and path.is_relative_to(start) else path)
+        inside = path.relative_to(start) if path.is_absolute() and path.is_relative_to(start) else path
+        if inside.is_absolute() or ".." in inside.parts:
+            raise self._fail(
+                row, self.path_column, cell, f"a path below {folder}; set data.root to the folder above both"
+            )
+        return str(inside)
 
     def _check_paths(self, folder: Path, paths: list[str], wanted: set[int]) -> None:
         first: dict[str, int] = {}
@@ -238,12 +243,18 @@ def read_table(file: Path) -> pd.DataFrame:
 
 
 def _decode(data: bytes, file: Path) -> str:
+    encoding = "utf-8-sig"
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16")
+        encoding = "utf-16"
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: byte {error.start} is not UTF-8; expected a CSV saved as UTF-8") from None
+        raise UserError(
+            f"{file}: byte {error.start} is not {encoding.removesuffix('-sig').upper()}; expected a CSV saved as UTF-8"
+        ) from None
+    if (at := text.find("\0")) >= 0:
+        raise UserError(f"{file}: character {at} is NUL; expected a CSV saved as UTF-8")
+    return text
 
 
 def _cell(value: Any) -> str:

@@ -24,7 +24,9 @@ from cxr.run.headline import by_headline
 from cxr.script.prepare import Prepared, prepare
 from cxr.script.ranks import Ranks
 from cxr.search.trial import Pruned, current_trial
+from cxr.task.checkpoint import load_checkpoint
 from cxr.task.classifier import ClassifierTask
+from cxr.task.weights import check_weights
 
 __all__ = ["epochs_done", "fit"]
 
@@ -53,6 +55,8 @@ def _fit(run: Run, stop: StopOnSignal) -> None:
     task: lightning.LightningModule = build(config["task"])
     if isinstance(task, ClassifierTask):
         task.fit_loss(torch.from_numpy(prepared.training_labels()))
+    if run.last_checkpoint is not None:  # before the run's log is begun anew from it
+        check_weights(load_checkpoint(run.last_checkpoint), task, run.last_checkpoint)
     log = CSVLog(save_dir=run.path)
     loggers: list[Logger] = [log]
     if config["logger"] is not None:

@@ -11,6 +11,7 @@ import torch
 from cxr.config import build
 from cxr.errors import UserError
 from cxr.task.classifier import ClassifierTask
+from cxr.task.weights import check_weights
 
 __all__ = ["load_checkpoint", "load_task"]
 
@@ -22,7 +23,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for a foreign or broken file
-        reason = str(error).splitlines()[0][:200]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
             f"{path}: not a checkpoint of cxr ({reason}); expected plain containers only"
         ) from None
@@ -37,5 +38,7 @@ def load_task(config: Mapping[str, Any], checkpoint: Path) -> ClassifierTask:
     if "pretrained" in (node.get("network") or {}):  # weights come from the checkpoint: nothing to fetch
         node = {**node, "network": {**node["network"], "pretrained": False, "checkpoint_path": None}}
     task: ClassifierTask = build(node)
-    task.load_state_dict(load_checkpoint(checkpoint)["state_dict"])
+    content = load_checkpoint(checkpoint)
+    check_weights(content, task, checkpoint)
+    task.load_state_dict(content["state_dict"])
     return task

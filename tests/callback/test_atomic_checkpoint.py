@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -25,8 +26,8 @@ def test_failure_while_writing_keeps_the_old_file(tmp_path: Path, monkeypatch: p
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"n": 1}, path)
 
-    def half(value: object, target: Path) -> None:
-        Path(target).write_bytes(b"half")
+    def half(value: object, target: IO[bytes]) -> None:
+        target.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", half)
