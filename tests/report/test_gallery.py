@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cxr.files import write_json
+from cxr.errors import UserError
+from cxr.files import write_json, write_text
 from cxr.metric.classification import auprc, auroc, roc_points
 from cxr.metric.result import HEATMAPS
 from cxr.report.build import build_report
@@ -58,6 +59,16 @@ def test_a_multi_label_report_has_both(tmp_path: Path, make: Callable[..., Path]
     assert re.search(r"id-[0-9a-f]{12}; labels: Mass\.", text) and "7&gt;.png" not in text
     assert "i&lt;7&gt;.png; labels: Mass." in gallery([load_run(run)], "plain")
     assert "layer Backbone.maps" in text
+
+
+def test_a_listing_cannot_name_a_picture_elsewhere(tmp_path: Path, make: Callable[..., Path]) -> None:
+    run = with_maps(make(tmp_path, "a", model="m"))
+    cv2.imwrite(str(run / "01.png"), np.zeros((4, 4), np.uint8))
+    listing = run / HEATMAPS
+    for file in ("../../01.png", str(run / "01.png")):
+        write_text(listing, re.sub(r'"file": "(?!check)[^"]*"', f'"file": "{file}"', listing.read_text()))
+        with pytest.raises(UserError, match="expected a name"):
+            gallery([load_run(run)])
 
 
 def test_the_figure_has_every_label(tmp_path: Path, make: Callable[..., Path]) -> None:

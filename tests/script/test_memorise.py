@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,8 @@ def test_copies_are_told(
     assert found["verdict"] == "memorised" and "memorisation: memorised; pixel: 20 of 40" in printed
     assert set(found["spaces"]) == {"pixel", "feature"}
     assert {one["row"] for one in found["flagged"]} >= set(range(20))
+    names = {one[space]["nearest"] for one in found["flagged"] for space in found["spaces"]}
+    assert all(re.fullmatch("id-[0-9a-f]{12}", name) for name in names)  # the record goes where the set goes
     assert (found["n_trained_on"], found["n_missing"]) == (found["n_training"] + 1, 1)
     assert "1 of" in printed and "are not in this run's data" in printed
     before = Path("synthetic/copier/memorisation").stat().st_mtime_ns

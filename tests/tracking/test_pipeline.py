@@ -150,6 +150,7 @@ def test_the_worst_errors_are_a_table_with_thumbnails_and_files(chain: Path, off
     shown = json.loads(file.read_text())
     assert shown["columns"] == ["image", *kept.columns]
     assert [row[2] for row in shown["data"]] == kept["image_id"].tolist()
+    assert kept["image_id"].str.fullmatch("id-[0-9a-f]{12}").all()  # it holds a patient's number
     (table,) = [a for a in judged.of("artifact") if a.name.endswith("worst_errors")]
     pictures = {
         Path(e.path).suffix: Path(e.local_path) for e in table.manifest.contents if "images" in e.path
