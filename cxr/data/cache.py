@@ -19,7 +19,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -123,7 +123,7 @@ class ImageCache:
                 and images.shape == (len(index) - len(rejected), self.size_px, self.size_px)
                 and images.dtype == np.uint8
                 and (path / "images.npy").stat().st_size == manifest["images_bytes"]
-                and file_sha256(path / "images.npy") == manifest["images_sha256"]
+                and _has_hash(path / "images.npy", manifest["images_sha256"])
                 and file_sha256(path / "index.parquet") == manifest["index_sha256"]
             )
         except (UserError, OSError, ValueError, KeyError, TypeError):
@@ -270,6 +270,23 @@ def _open_partial(
     bitmap.write_bytes(done.tobytes())
     write_json(partial / "parameters.json", parameters)  # last: without it the folder is started afresh
     return images, done
+
+
+def _has_hash(file: Path, sha256: str) -> bool:
+    """Say whether a file has this hash. One that had it is believed while its size and time of change stay.
+
+    To read a stack of 100 GB takes minutes, for each job of a sweep and each process of a job.
+    """
+    stamp, stat = file.with_name(f".{file.name}.checked"), file.stat()
+    seen = [sha256, stat.st_size, stat.st_mtime_ns]
+    with suppress(UserError):
+        if stamp.is_file() and read_json(stamp) == seen:
+            return True
+    if file_sha256(file) != sha256:
+        return False
+    with suppress(OSError):  # a cache that is somebody else's, or on a full disk
+        write_json(stamp, seen)
+    return True
 
 
 def _reserved(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:

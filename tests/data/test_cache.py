@@ -19,9 +19,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr.data.cache import CachedImages, ImageCache
+from cxr.data.cache import CachedImages, ImageCache, _has_hash
 from cxr.data.decode import fit, read_gray
 from cxr.errors import UserError
+from cxr.files import file_sha256
 
 
 def index_of(paths: list[str], hashes: list[str]) -> pd.DataFrame:
@@ -106,7 +107,7 @@ def test_pixels_are_those_of_the_files_and_read_once(folder: Path, tmp_path: Pat
     again = build(source, tmp_path / "cache")
     assert source.n_read == 6 and again.path == cached.path and again.key == cached.key
     assert sorted(p.name for p in cached.path.iterdir()) == [
-        "images.npy", "index.parquet", "manifest.json", "rejected.csv"
+        ".images.npy.checked", "images.npy", "index.parquet", "manifest.json", "rejected.csv"
     ]  # fmt: skip
     manifest = json.loads((cached.path / "manifest.json").read_text())
     digest = hashlib.sha256((cached.path / "images.npy").read_bytes()).hexdigest()
@@ -198,6 +199,29 @@ def test_a_damaged_cache_is_built_again(folder: Path, tmp_path: Path, damage: st
         (path / "manifest.json").write_text("{")
     assert len(build(source, tmp_path / "cache").images) == 6
     assert source.n_read == 12 and (path / "images.npy").read_bytes() == good
+
+
+def test_bytes_are_read_again_only_when_they_may_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "images.npy"
+    np.save(file, np.zeros((3, 8, 8), np.uint8))
+    sha256, hashed = file_sha256(file), list[Path]()
+
+    def watched(path: Path) -> str:
+        hashed.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr("cxr.data.cache.file_sha256", watched)
+    assert _has_hash(file, sha256) and _has_hash(file, sha256)
+    assert len(hashed) == 1
+    assert not _has_hash(file, "0" * 64) and len(hashed) == 2
+    images = np.load(file, mmap_mode="r+")
+    images[1, 2, 3] = 9
+    images.flush()
+    assert not _has_hash(file, sha256) and len(hashed) == 3
+    file.with_name(".images.npy.checked").write_text("[")
+    assert not _has_hash(file, sha256)
 
 
 @pytest.mark.parametrize(
