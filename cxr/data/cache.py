@@ -277,7 +277,7 @@ def _has_hash(file: Path, sha256: str) -> bool:
 
     To read a stack of 100 GB takes minutes, for each job of a sweep and each process of a job.
     """
-    stamp, stat = file.with_name(f".{file.name}.checked"), file.stat()
+    stamp, stat = file.with_name(f"{file.stem}.checked.json"), file.stat()
     seen = [sha256, stat.st_size, stat.st_mtime_ns]
     with suppress(UserError):
         if stamp.is_file() and read_json(stamp) == seen:

@@ -107,7 +107,7 @@ def test_pixels_are_those_of_the_files_and_read_once(folder: Path, tmp_path: Pat
     again = build(source, tmp_path / "cache")
     assert source.n_read == 6 and again.path == cached.path and again.key == cached.key
     assert sorted(p.name for p in cached.path.iterdir()) == [
-        ".images.npy.checked", "images.npy", "index.parquet", "manifest.json", "rejected.csv"
+        "images.checked.json", "images.npy", "index.parquet", "manifest.json", "rejected.csv"
     ]  # fmt: skip
     manifest = json.loads((cached.path / "manifest.json").read_text())
     digest = hashlib.sha256((cached.path / "images.npy").read_bytes()).hexdigest()
@@ -220,7 +220,7 @@ def test_bytes_are_read_again_only_when_they_may_have_changed(
     images[1, 2, 3] = 9
     images.flush()
     assert not _has_hash(file, sha256) and len(hashed) == 3
-    file.with_name(".images.npy.checked").write_text("[")
+    file.with_name("images.checked.json").write_text("[")
     assert not _has_hash(file, sha256)
 
 
