@@ -20,6 +20,7 @@ from cxr.launch.cost import Estimate, Finished, duration, estimate, finished_run
 from cxr.launch.job import Job, common, near, returned, shown
 from cxr.launch.probe import probe
 from cxr.launch.record import is_held
+from cxr.launch.slots import threads_of_job
 from cxr.run import holder
 from cxr.run.progress import read_progress
 
@@ -81,6 +82,7 @@ class PlanLauncher(JobLauncher):
         records: dict[Path, list[Finished]] = {}
         probed: dict[str, Estimate | str] = {}
         found = {}
+        threads = threads_of_job(self.threads, self.n_jobs, os.environ)
         for job in jobs:
             if job.plan is None or job.problem or job.before in ("finished", "running"):
                 continue
@@ -92,21 +94,13 @@ class PlanLauncher(JobLauncher):
                 key = kind(config)
                 if key not in probed:
                     print(f"probe: job {job.number} trains for {self.probe_seconds} s", flush=True)
-                    probed[key] = probe(
-                        job, self.config, self.task_function, self.probe_seconds, self._threads()
-                    )
+                    probed[key] = probe(job, self.config, self.task_function, self.probe_seconds, threads)
                     if isinstance(answer := probed[key], str):
                         print(f"probe: {answer}")
                 cost = probed[key]
             if isinstance(cost, Estimate):
                 found[job.number] = cost.times(1.0 - _done(job))
         return found
-
-    def _threads(self) -> int | None:
-        if self.threads is not None or self.n_jobs == 1 or "OMP_NUM_THREADS" in os.environ:
-            return self.threads
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // self.n_jobs)
 
 
 def _resumes(job: Job) -> bool:

@@ -17,7 +17,7 @@ from cxr.launch.base import JobLauncher, check_values
 from cxr.launch.children import Child, StopSignals, stop
 from cxr.launch.command import clean, command, environment
 from cxr.launch.job import LOG, OPENED, Job
-from cxr.launch.slots import VISIBLE, Slots, gpus_wanted, visible_devices
+from cxr.launch.slots import VISIBLE, Slots, gpus_wanted, threads_of_job, visible_devices
 
 if TYPE_CHECKING:
     from cxr.launch.live import Lines
@@ -147,10 +147,7 @@ class ProcessLauncher(JobLauncher):
         variables = clean(os.environ) | environment(job, self.folder.name)
         if self.gpus_per_job is not None:
             variables[VISIBLE] = ",".join(devices)
-        threads = self.threads
-        if threads is None and self.n_jobs > 1 and "OMP_NUM_THREADS" not in variables:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            threads = cores // self.n_jobs
+        threads = threads_of_job(self.threads, self.n_jobs, variables)
         if threads is not None:
             for name in OTHER_THREADS:
                 variables.pop(name, None)

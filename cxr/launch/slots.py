@@ -1,17 +1,18 @@
-"""GPUs shared out among jobs by CUDA_VISIBLE_DEVICES: each job sees its own, none is given twice at a time.
+"""What a machine's jobs share: GPUs by CUDA_VISIBLE_DEVICES, each job its own, none given twice at a time; CPU threads.
 
 Nothing here imports torch, which would take seconds and open the devices in the launcher.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
 
 from cxr.errors import UserError
 
-__all__ = ["VISIBLE", "Slots", "gpus_wanted", "listed_devices", "visible_devices"]
+__all__ = ["VISIBLE", "Slots", "gpus_wanted", "listed_devices", "threads_of_job", "visible_devices"]
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -93,3 +94,14 @@ def gpus_wanted(trainer: Mapping[str, object], n_visible: int) -> int:
     if isinstance(devices, (list, tuple)):
         return max((int(d) for d in devices), default=-1) + 1
     return max(1, n_visible)
+
+
+def threads_of_job(threads: int | None, n_jobs: int, environment: Mapping[str, str]) -> int | None:
+    """Return the CPU threads of each of `n_jobs` jobs at a time: those asked for, else an equal share of the cores.
+
+    None leaves them as they are: one job has the machine, or OMP_NUM_THREADS is set in `environment`.
+    """
+    if threads is not None or n_jobs == 1 or "OMP_NUM_THREADS" in environment:
+        return threads
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // n_jobs)
