@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,6 +36,51 @@ def pack() -> Callable[[str], Path]:
         return root
 
     return find
+
+
+class Written:
+    """A part of docs/reliability.md, between `<!-- NAME: written by TEST -->` and `<!-- NAME: end -->`.
+
+    `CXR_RENEW=1` lets the test that finds its numbers write them; else a page that says something else fails it.
+    """
+
+    renew = bool(os.environ.get("CXR_RENEW"))
+    page = REPOSITORY / "docs" / "reliability.md"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def _cut(self) -> tuple[str, str, str]:
+        """Return the page up to and with the first mark, what is between, and the rest."""
+        found = re.search(
+            rf"(?s)^(.*<!-- {re.escape(self.name)}: written by [^\n]* -->\n)(.*)(\n<!-- {re.escape(self.name)}: end -->.*)$",
+            self.page.read_text(encoding="utf-8"),
+        )
+        assert found, f"docs/reliability.md has no part '{self.name}'"
+        return found[1], found[2], found[3]
+
+    def read(self) -> str:
+        """Return what the page says."""
+        return self._cut()[1]
+
+    def write(self, text: str) -> None:
+        """Put `text` there where CXR_RENEW is set; do nothing else."""
+        if self.renew:
+            before, _, after = self._cut()
+            self.page.write_text(f"{before}{text.strip()}{after}", encoding="utf-8")
+
+    def agree(self, text: str) -> None:
+        """Write `text`, or fail where the page says something else: for what every machine must find alike."""
+        self.write(text)
+        assert self.read() == text.strip(), (
+            f"docs/reliability.md, '{self.name}': renew with CXR_RENEW=1 python -m pytest THIS_FILE"
+        )
+
+
+@pytest.fixture(scope="session")
+def written() -> Callable[[str], Written]:
+    """Return a part of docs/reliability.md by its name (`Written`)."""
+    return Written
 
 
 @pytest.fixture
