@@ -183,6 +183,15 @@ def mix_has_its_counts(config: Config) -> str | None:
     return None
 
 
+def monitors_look_at_validation(config: Config) -> str | None:
+    """No `monitor` chooses by test images."""
+    for path, value in leaves({k: config.get(k) for k in ("callback", "scheduler")}):
+        if path.endswith(".monitor") and isinstance(value, str) and "test" in value.split("/"):
+            return (f"{path}: got '{value}', expected a score of validation images (test images are for the end); "
+                    f"set {path}=val/{value.replace('test/', '').replace('/test', '')}")  # fmt: skip
+    return None
+
+
 # Before the types are checked: what a type error elsewhere would only hint at.
 FIRST_RULES: list[Rule] = [groups_are_chosen, classes_are_named]
 
@@ -197,5 +206,6 @@ RULES: list[Rule] = [
     loss_fits_labels,
     mix_has_its_images,
     mix_has_its_counts,
+    monitors_look_at_validation,
     *TRAINER_RULES,
 ]

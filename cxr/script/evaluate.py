@@ -17,6 +17,7 @@ __all__ = ["evaluate", "main"]
 def evaluate(
     *,
     runs: list[str],
+    audit: str | None,
     checkpoint: Literal["last", "best"],
     threshold: float,
     at_specificity: float,
@@ -50,8 +51,15 @@ def find_runs(runs_dir: Path, patterns: list[str], key: str = "runs") -> list[Pa
 
 
 def job(config: DictConfig) -> float | None:
-    """Evaluate each run; build the report. Returns the first run's accuracy."""
+    """Evaluate each run; build the report. Returns the first run's accuracy. Or audit runs, see `_audit`."""
     values = plain(config)
+    if values["audit"] is not None:
+        _audit(values)
+        return None
+    if not values["runs"]:
+        raise UserError(
+            "runs: must be set, and is not; set runs=… (or audit=NAME, to look for leaks in a run)"
+        )
     runs = find_runs(Path(values["runs_dir"]), values["runs"])
     from rich.progress import track
 
@@ -93,6 +101,27 @@ def job(config: DictConfig) -> float | None:
         print(build_report(runs, sets, out, spec.paper, spec, values["share_ids"]))
     first = records[0]["metrics"].get("accuracy") if records else None
     return None if first is None else first["value"]
+
+
+def _audit(values: dict[str, Any]) -> None:
+    """Look for leaks in each run that `audit` names; exits with 1 when one is found."""
+    if values["runs"]:
+        raise UserError(
+            f"audit: runs={values['runs']} was set too, expected one of the two; evaluate first, then audit"
+        )
+    found = find_runs(Path(values["runs_dir"]), [values["audit"]], "audit")
+    from cxr.script.audit import audit_run, describe
+
+    leaks = 0
+    for run in found:
+        if len(found) > 1:
+            print(run)
+        root = Path(values["data_root"]) if values["data_root"] else None
+        path, verdicts = audit_run(run, data_root=root, share_ids=values["share_ids"])
+        print("\n".join(describe(path, verdicts)))
+        leaks += sum(one.answer == "LEAK" for one in verdicts)
+    if leaks:
+        raise SystemExit(1)
 
 
 def _synthetic_sets(runs: list[Path], synthetic_dir: Path) -> list[Path]:
