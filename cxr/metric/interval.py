@@ -12,11 +12,10 @@ SE is the standard deviation over resamples, times sqrt(u / (u - strata)), since
 variance by that (Davison & Hinkley 1997, 2.3.2); t has u - strata degrees of freedom. u is the effective number of the
 patients that bear on a score (`cxr.metric.resample.patients_bearing`). Every fold of a cross-validation is a stratum.
 
-Seeds add the variance of their mean, s² / k, with k - 1 degrees of freedom; parts are put together as Welch (1947)
+Seeds add the variance of their mean, s² / S, with S - 1 degrees of freedom; parts are put together as Welch (1947)
 and Satterthwaite (1946) do. With two or three seeds the interval is wide: so little is known. s² holds how each training
-answers these patients, which resampling the patients holds too, so these intervals are a little cautious (patients
-× seeds of a two-way layout; Owen 2007, Ann. Appl. Stat. 1:386). Taking that share off was tried: it costs degrees of
-freedom, and the intervals of two or three seeds grew longer.
+answers these patients, which resampling the patients holds too (patients × seeds of a two-way layout; Owen 2007, Ann.
+Appl. Stat. 1:386): the resamples show how large that is, and it is taken off once (`ScoredArm.seed_part`).
 
 At the limit (every image right) nothing varies: there the bound is the exact binomial one for u patients,
 .025^(1/u) (Clopper & Pearson 1934), or the percentiles where they reach further.
@@ -50,7 +49,7 @@ INTERVAL = "95 % patient bootstrap t"
 TAIL = 0.025
 
 Floats = npt.NDArray[np.float64]
-Part = tuple[float, float]  # a variance and its degrees of freedom
+Part = tuple[float, float]  # a variance and its degrees of freedom; below 0: what another part holds too
 Limits = tuple[float | None, float | None, float | None]  # low, high and, of a difference, p
 
 
@@ -110,7 +109,7 @@ def score_interval(
         value: on all images.
         drawn: (R,) of the resamples, NaN where undefined.
         units: effective number of the patients that bear on the score; more than `strata`, else no interval.
-        seeds: variance of the mean over seeds and its degrees of freedom.
+        seeds: parts of the variance of the mean over seeds, each with its degrees of freedom.
     """
     found = spread(drawn, units, strata, seeds)
     if found is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -60,9 +61,22 @@ class ScoredArm:
         return value, drawn, units, len(folds)
 
     def seed_part(self, name: str) -> list[Part]:
-        """Variance of the mean over seeds and its degrees of freedom; [] with one seed."""
-        values = self.value[name]
-        return [(float(values.var(ddof=1)) / values.size, values.size - 1.0)] if values.size > 1 else []
+        """Parts of the variance of the mean over seeds that resampling patients does not hold; [] with one seed.
+
+        The variance s² / S of the trainings, less what of it is how each answers these patients (patients × seeds):
+        the resamples show that, and hold it once already. Trainings that differ by no more add nothing.
+        """
+        values, drawn = self.value[name], self.drawn[name]
+        n = values.size
+        if n < 2:
+            return []
+        drawn = drawn[:, ~np.isnan(drawn).any(axis=0)]
+        of_trainings = float(values.var(ddof=1)) / n
+        apart = (drawn - drawn.mean(axis=0)).var(axis=1) if drawn.size else np.zeros(n)
+        of_patients = float(apart.sum()) / (n - 1) / n
+        if of_trainings <= of_patients:
+            return [(0.0, n - 1.0)]
+        return [(of_trainings, n - 1.0), (-of_patients, math.inf)]
 
     def noise(self, name: str) -> Floats:
         """Return the noise of ECE (R,) in each resample (`cxr.metric.calibration.weighted_noise`), averaged as ECE is."""

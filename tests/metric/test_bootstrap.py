@@ -114,10 +114,15 @@ def test_seeds_are_averaged_and_their_spread_widens_the_second_interval() -> Non
     assert found.seed_std == pytest.approx(0.1)
     assert None not in (found.low, found.high, found.low_seeds, found.high_seeds)
     assert found.low_seeds < found.low < found.value < found.high < found.high_seeds
-    # the variance of the mean of 3 seeds is 0.1² / 3, with 2 degrees of freedom (Satterthwaite); 50 patients have 49
+    # the variance of the mean of 3 seeds is 0.1² / 3, with 2 degrees of freedom (Satterthwaite); 50 patients have 49.
+    # Of both, what seeds differ by from resample to resample of the patients is counted once.
+    right = np.stack([(prob.argmax(1) == target.argmax(1)).astype(float) for prob in probs])  # (3, 300)
+    weight = drawn.weights[:, drawn.groups]
+    share = right @ weight.T / weight.sum(axis=1)  # (3, R)
+    twice = (share - share.mean(axis=0)).var(axis=1).sum() / 2 / 3
     half = (_logit(found.high) - _logit(found.low)) / 2
     own = (half / t.ppf(0.975, 49) * 0.8 * 0.2) ** 2
-    total = own + 0.1**2 / 3
+    total = own + 0.1**2 / 3 - twice
     df = total**2 / (own**2 / 49 + (0.1**2 / 3) ** 2 / 2)
     wide = t.ppf(0.975, df) * np.sqrt(total) / (0.8 * 0.2)
     assert _logit(found.high_seeds) - _logit(0.8) == pytest.approx(wide)
@@ -290,3 +295,13 @@ def _noisy(target: np.ndarray, share: float, seed: int) -> np.ndarray:
     prob = np.where(target > 0.5, 0.9, 0.1)
     prob[turned] = prob[turned][:, ::-1]
     return prob
+
+
+def test_seeds_that_differ_by_no_more_than_patients_do_add_nothing() -> None:
+    """Three trainings equally good that err on other images: a sample of patients explains how they differ."""
+    target, _, patients = _data(50, 2, 6)
+    probs = [_noisy(target, 0.2, seed) for seed in range(3)]
+    drawn = draw_patients(patients, n_resamples=300, seed=0)
+    found = estimate(target, probs, CLASSES, drawn, multi_label=False, threshold=0.5)["accuracy"]
+    assert found.seed_std == pytest.approx(0.0)
+    assert (found.low_seeds, found.high_seeds) == (found.low, found.high)
