@@ -17,7 +17,16 @@ from typing import Any
 
 from cxr.errors import UserError
 
-__all__ = ["atomic_path", "below", "digest", "file_sha256", "read_json", "write_json", "write_text"]
+__all__ = [
+    "atomic_path",
+    "below",
+    "digest",
+    "file_sha256",
+    "read_json",
+    "read_parquet",
+    "write_json",
+    "write_text",
+]
 
 
 @contextmanager
@@ -60,10 +69,24 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected a JSON file that an earlier stage wrote") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # no JSON, no UTF-8; numbers of thousands of digits, such nesting
         raise UserError(
             f"{path}: not valid JSON ({error}); delete it and run the stage that wrote it again"
         ) from None
+
+
+def read_parquet(path: Path, expected: str) -> Any:
+    """Read a parquet file as a pandas table; what is none, or a damaged one, is a `UserError` that ends in `expected`."""
+    import pandas as pd  # here: what starts a job has no need of it
+
+    try:
+        return pd.read_parquet(path)
+    except Exception as error:  # Arrow's reader raises a dozen kinds where bytes are not what they were
+        told = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path}: not a parquet file ({told}); expected {expected}") from None
 
 
 def below(folder: Path, name: str, key: str) -> Path:

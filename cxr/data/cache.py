@@ -31,8 +31,9 @@ import pandas as pd
 
 from cxr.data.decode import BadImage, Fit, NeedsWindow, fit, to_uint8
 from cxr.data.index import Source
+from cxr.data.stack import open_stack
 from cxr.errors import UserError
-from cxr.files import atomic_path, digest, file_sha256, read_json, write_json
+from cxr.files import atomic_path, digest, file_sha256, read_json, read_parquet, write_json
 
 __all__ = ["CachedImages", "ImageCache"]
 
@@ -116,7 +117,7 @@ class ImageCache:
             return None
         try:
             manifest = read_json(path / "manifest.json")
-            images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
+            images = open_stack(path / "images.npy")
             rejected = [int(row) for row in manifest["rejected_rows"]]
             whole = (
                 manifest["key"] == key
@@ -125,8 +126,10 @@ class ImageCache:
                 and (path / "images.npy").stat().st_size == manifest["images_bytes"]
                 and _has_hash(path / "images.npy", manifest["images_sha256"])
                 and file_sha256(path / "index.parquet") == manifest["index_sha256"]
+                # Which rows are left out stands in the manifest alone: these must be the ones that were left in.
+                and (not rejected or _is_of(path / "index.parquet", index.drop(index.index[rejected])))
             )
-        except (UserError, OSError, ValueError, KeyError, TypeError):
+        except (UserError, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError):
             return None
         if not whole:
             return None
@@ -254,9 +257,9 @@ def _open_partial(
         # The versions are compared too: half a cache from each of two decoders is neither.
         if read_json(partial / "parameters.json") == parameters:
             done = np.frombuffer(bitmap.read_bytes(), np.uint8).copy()
-            images: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(pixels, mode="r+")
-            if images.shape == shape and images.dtype == np.uint8 and done.shape == shape[:1]:
-                return images, done
+            # Looked at before it is opened for writing, which would make it as large as its header says.
+            if open_stack(pixels).shape == shape and done.shape == shape[:1]:
+                return np.lib.format.open_memmap(pixels, mode="r+"), done
     except (UserError, OSError, ValueError):
         pass
     shutil.rmtree(partial, ignore_errors=True)
@@ -270,6 +273,12 @@ def _open_partial(
     bitmap.write_bytes(done.tobytes())
     write_json(partial / "parameters.json", parameters)  # last: without it the folder is started afresh
     return images, done
+
+
+def _is_of(table: Path, kept: pd.DataFrame) -> bool:
+    """Say whether a cache's index names these very images, in this order."""
+    found = read_parquet(table, "the index of a cache")
+    return list(found["content_hash"]) == list(kept["content_hash"])
 
 
 def _has_hash(file: Path, sha256: str) -> bool:

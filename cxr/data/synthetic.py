@@ -25,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cxr.data.stack import open_stack
 from cxr.errors import UserError, did_you_mean
-from cxr.files import atomic_path, digest, file_sha256, read_json, write_json
+from cxr.files import atomic_path, digest, file_sha256, read_json, read_parquet, write_json
 
 __all__ = [
     "COLUMNS",
@@ -50,6 +51,12 @@ REQUIRED = (
     "split_fingerprint",
     "images_sha256",
 )
+# What those of the facts must be that are read; a set may also be without the last two.
+KINDS: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(("size_px", "n"), (int, "a whole number")),
+    **dict.fromkeys(("images_sha256", "index_sha256"), (str, "text")),
+    **dict.fromkeys(("classes", "trained_on", "chosen_on"), (list, "a list of text")),
+}
 SEAL = "facts_sha256"  # of all the manifest says beside it; a set that an older cxr made has none
 
 
@@ -146,16 +153,21 @@ def load_synthetic(path: Path) -> SyntheticSet:
         raise UserError(f"{path}/manifest.json lacks {', '.join(missing)}: {again}")
     if SEAL in manifest and manifest[SEAL] != _seal(manifest):
         raise UserError(f"{path}/manifest.json was changed by hand, and leaks are looked for in it: {again}")
+    for key, (kind, told) in KINDS.items():
+        value = manifest.get(key, kind())
+        if not isinstance(value, kind) or (kind is list and not all(isinstance(one, str) for one in value)):
+            raise UserError(f"{path}/manifest.json: {key} is {str(value)[:60]!r}, expected {told}: {again}")
     try:
         for file in ("images.npy", "index.parquet"):
             named = manifest.get(f"{file.partition('.')[0]}_sha256")  # older sets name the images only
             if named is not None and file_sha256(path / file) != named:
                 raise UserError(f"{path}/{file} is not what its manifest names (SHA-256 differs): {again}")
-        images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
-        index = pd.read_parquet(path / "index.parquet")
+        images = open_stack(path / "images.npy")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): {again}") from None
-    if len(index) != len(images) or [c for c in COLUMNS if c not in index]:
+    index = read_parquet(path / "index.parquet", f"the index of a synthetic set: {again}")
+    named = "class" in index and all(isinstance(name, str) for name in index["class"])
+    if len(index) != len(images) or not named or [c for c in COLUMNS if c not in index]:
         raise UserError(f"{path}/index.parquet does not fit its {len(images)} images: {again}")
     return SyntheticSet(images, index, manifest, path)
 

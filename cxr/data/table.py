@@ -20,6 +20,7 @@ import pandas as pd
 from cxr.data.folder import SPLIT_NAMES
 from cxr.data.index import LABEL, FileSource, hash_files, make_index, require_path
 from cxr.errors import UserError, did_you_mean
+from cxr.files import read_parquet
 
 __all__ = ["Table", "read_table"]
 
@@ -214,10 +215,7 @@ def read_table(file: Path) -> pd.DataFrame:
     if not file.is_file():
         raise UserError(f"data.csv={file}: expected a CSV or parquet file, found a folder")
     if file.suffix.lower() in (".parquet", ".pq"):
-        try:
-            table = pd.read_parquet(file)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file}: not a parquet file ({str(error).splitlines()[0]})") from None
+        table = read_parquet(file, "one row per image")
         table.columns = table.columns.map(str)
         return table.reset_index(drop=True).apply(lambda column: column.map(_cell))
     text = _decode(file.read_bytes(), file)

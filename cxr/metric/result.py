@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cxr.errors import UserError
-from cxr.files import read_json
+from cxr.files import read_json, read_parquet
 
 __all__ = [
     "HEATMAPS",
@@ -122,7 +122,8 @@ def read_predictions(run: Path, classes: Sequence[str]) -> pd.DataFrame:
         raise UserError(
             f"{path}: no such file; expected the predictions beside {RESULT}: evaluate the run again"
         )
-    return check_predictions(pd.read_parquet(path), classes, str(path))
+    frame = read_parquet(path, f"the predictions beside {RESULT}: evaluate the run again")
+    return check_predictions(frame, classes, str(path))
 
 
 def tables(

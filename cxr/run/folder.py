@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -228,16 +228,46 @@ def read_status(path: Path) -> dict[str, Any]:
     """
     if not (path / "status.json").is_file():
         raise UserError(f"{path}: no such run (it has no status.json); give the name or folder of a run")
-    status: dict[str, Any] = read_json(path / "status.json")
+    status = _status(path)
     if status["state"] == "running" and path.resolve() not in _held:
         try:
             os.close(_acquire(path))
         except (BlockingIOError, PermissionError):  # it lives, or is not ours to ask
             return status
-        status = read_json(path / "status.json")  # it may have ended while we asked
+        status = _status(path)  # it may have ended while we asked
         if status["state"] == "running":
             status["state"] = "interrupted"
     return status
+
+
+def _status(path: Path, whole: bool = False) -> dict[str, Any]:
+    """Read the status.json of the run at `path`; one that no run wrote is a `UserError`. `whole`: with its identity."""
+    file = path / "status.json"
+    status = read_json(file)
+    if not isinstance(status, dict):
+        raise UserError(
+            f"{file}: a {type(status).__name__}, expected the status of a run; delete it and train the run again"
+        )
+    for key, problem in {
+        "state": status.get("state") not in get_args(State)[1:],
+        "identity": not isinstance(status.get("identity", None if whole else {}), dict),
+        "metric": not _is_metric(status.get("metric")),
+        "headline": status.get("headline") not in [None, *(status.get("metric") or {})],
+        "attempts": type(status.get("attempts", 0)) is not int,
+        "wall_s": not _is_number(status.get("wall_s")),
+    }.items():
+        if problem:
+            told = f"is {str(status[key])[:60]!r}" if key in status else "is missing"
+            raise UserError(f"{file}: '{key}' {told}, which no run writes; delete it and train the run again")
+    return status
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def _is_metric(value: object) -> bool:
+    return value is None or (isinstance(value, dict) and all(map(_is_number, value.values())))
 
 
 def load_state(run: Run) -> State:
@@ -250,7 +280,7 @@ def load_state(run: Run) -> State:
         raise UserError(f"name: got {run.name!r}, expected letters, digits and . _ + - only; set name=…")
     if not (run.path / "status.json").is_file():
         return "new"
-    run.status = read_json(run.path / "status.json")
+    run.status = _status(run.path, whole=True)
     ours = json.loads(
         json.dumps(run.identity, default=str)
     )  # as in the file: tuples are lists, paths strings

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_type_hints
 
 from cxr.run.headline import find_score
+from cxr.signature import check_value
 
 __all__ = ["PROGRESS", "Progress", "read_progress", "write_progress"]
 
@@ -80,6 +81,9 @@ class Progress:
         return None if name is None else (name, self.scores[name])
 
 
+_KINDS = get_type_hints(Progress)
+
+
 def write_progress(run_dir: Path, progress: Progress) -> None:
     """Write progress.json, whole; the one writer is the process that holds the run (rank 0).
 
@@ -98,6 +102,10 @@ def read_progress(run_dir: Path) -> Progress | None:
     """Return what the run last wrote; None where it wrote nothing that this version understands."""
     try:
         found = json.loads((run_dir / PROGRESS).read_text(encoding="utf-8"))
-        return Progress(**found) if found.pop("schema") == _SCHEMA else None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        if found.pop("schema") != _SCHEMA or any(
+            check_value(found[name], kind) for name, kind in _KINDS.items()
+        ):
+            return None
+        return Progress(**found)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
