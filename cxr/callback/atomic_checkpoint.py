@@ -11,6 +11,7 @@ from lightning.fabric.utilities.types import _PATH
 
 from cxr.files import atomic_path
 from cxr.task.checkpoint import load_checkpoint
+from cxr.task.version import stamp
 
 __all__ = ["AtomicCheckpointIO", "load_checkpoint"]
 
@@ -21,10 +22,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
     ) -> None:
-        """Save so that a killed process leaves the old file or the new one."""
+        """Save, with the version that wrote it, so that a killed process leaves the old file or the new one."""
         with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
             try:
-                torch.save(checkpoint, file)
+                torch.save({**checkpoint, **stamp()}, file)
             except (
                 RuntimeError
             ) as error:  # closing its archive on a full disk, torch covers what the disk said

@@ -47,14 +47,17 @@ class CheckpointFiles(Checkpoint):
         self.every_n_epochs, self.every_n_minutes = every_n_epochs, every_n_minutes
         self.best_score: float | None = None
         self.best_epoch: int | None = None
-        self.last_model_path = ""
+        self.last_model_path = self.best_model_path = ""
         self._dir = Path()
         self._saved_at = time.monotonic()
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Find the run's folder; a last.ckpt that is already there is the one a failure message may name."""
+        """Find the run's folder; a checkpoint that is already there is one a failure message may name."""
         self._dir = Path(trainer.default_root_dir) / "checkpoints"
-        self.last_model_path = str(self._dir / "last.ckpt") if (self._dir / "last.ckpt").is_file() else ""
+        last, best = (
+            str(f) if f.is_file() else "" for f in (self._dir / "last.ckpt", self._dir / "best.ckpt")
+        )
+        self.last_model_path, self.best_model_path = last, best
         self._saved_at = time.monotonic()
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -154,6 +157,8 @@ class CheckpointFiles(Checkpoint):
         if name == "last.ckpt":
             self.last_model_path = str(self._dir / name)
             self._saved_at = time.monotonic()
+        else:
+            self.best_model_path = str(self._dir / name)
 
 
 def _log_pending(trainer: lightning.Trainer, *, step: int) -> None:

@@ -24,11 +24,12 @@ from torch import nn
 
 from cxr.callback.atomic_checkpoint import load_checkpoint
 from cxr.data.picture import contact_sheet, write_png
-from cxr.data.synthetic import SyntheticSet, load_synthetic, write_synthetic
+from cxr.data.synthetic import NEAR_FILE, SyntheticSet, load_synthetic, write_synthetic
 from cxr.errors import UserError, did_you_mean
 from cxr.files import file_sha256, read_json, write_json
 from cxr.task.acgan import class_seed
 from cxr.task.gan import sample_images
+from cxr.task.version import differing, need
 
 __all__ = ["TrainedGenerator", "curated", "load_generators", "synthesize"]
 
@@ -66,7 +67,10 @@ def load_generators(
     if not isinstance(record, dict):
         raise UserError(
             f"{checkpoint}: not the checkpoint of a GAN; expected a run of task=gan; name another run"
+            f"{differing(content)}"
         )
+    need(content, checkpoint, ("classes", "g_steps"), "gan")
+    need(content, checkpoint, ("state_dict",))
     classes = list(record["classes"])
     conditional = bool(record.get("conditional", False))
     if len(classes) != 1 and not conditional:
@@ -85,7 +89,7 @@ def load_generators(
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{checkpoint}: fits another generator ({reason}); build it from its run's config"
+            f"{checkpoint}: fits another generator ({reason}); build it from its run's config{differing(content)}"
         ) from None
     generator.requires_grad_(False).eval()
     cast(Any, generator).to(memory_format=torch.channels_last)
@@ -125,11 +129,13 @@ def synthesize(
     device: torch.device,
     trained_on: Sequence[str],
     split_fingerprint: str,
+    near: Path | None = None,
     progress: bool = True,
 ) -> SyntheticSet:
     """Write n[class] images of each class's GAN to the synthetic set `path` and return it.
 
-    trained_on: content hash of every real image that any of the GANs saw. block: images per forward pass;
+    trained_on: content hash of every real image that any of the GANs saw. near: the file of their fingerprints
+    (cxr/data/near_store.py), copied into the set; None: not recorded. block: images per forward pass;
     part of the recipe, since a network's last bits depend on it. A set that is there from the same recipe is
     returned; one of another recipe is refused. A killed call leaves `.<name>.partial`, from which the same
     call goes on.
@@ -159,7 +165,8 @@ def synthesize(
             "split_fingerprint": split_fingerprint,
             "recipe": recipe,
         }
-        done = write_synthetic(path, images, index, manifest, contact_sheet(images, index))
+        files = {NEAR_FILE: near.read_bytes()} if near is not None else None
+        done = write_synthetic(path, images, index, manifest, contact_sheet(images, index), files)
         shutil.rmtree(partial)
     if export == "png":
         _export_png(done)

@@ -17,15 +17,19 @@ from cxr.callback.early_stopping import EarlyStopping
 from cxr.callback.preemption import StopOnSignal
 from cxr.callback.pruning import Pruning
 from cxr.config import build
+from cxr.data.near_store import NEAR_FILE, write_prints
 from cxr.errors import UserError
 from cxr.files import digest, write_json
 from cxr.run import Run, manifest
 from cxr.run.headline import by_headline
+from cxr.script.near_guard import guard_near, training_prints
 from cxr.script.prepare import Prepared, prepare
 from cxr.script.ranks import Ranks
 from cxr.search.trial import Pruned, current_trial
 from cxr.task.checkpoint import load_checkpoint
 from cxr.task.classifier import ClassifierTask
+from cxr.task.step_guard import StepGuard
+from cxr.task.version import check_resumable
 from cxr.task.weights import check_weights
 
 __all__ = ["epochs_done", "fit"]
@@ -49,14 +53,24 @@ def _fit(run: Run, stop: StopOnSignal) -> None:
     if run.last_checkpoint is not None:
         _say(run, f"{run.path}: goes on from checkpoints/last.ckpt")
     prepared = prepare(config)
-    for line in _announcement(prepared):
+    near, told = guard_near(prepared, config.get("near_duplicates", "off"))
+    for line in [*_announcement(prepared), *told]:
         _say(run, line)
+    if run.primary and config.get("gan") is not None and near.get("looked"):
+        prints = training_prints(prepared)
+        assert prints is not None
+        near["sha256"] = write_prints(run.path / NEAR_FILE, prints)
     lightning.seed_everything(config["seed"], verbose=False)
     task: lightning.LightningModule = build(config["task"])
     if isinstance(task, ClassifierTask):
         task.fit_loss(torch.from_numpy(prepared.training_labels()))
     if run.last_checkpoint is not None:  # before the run's log is begun anew from it
-        check_weights(load_checkpoint(run.last_checkpoint), task, run.last_checkpoint)
+        content = load_checkpoint(run.last_checkpoint)
+        check_weights(content, task, run.last_checkpoint)
+        kind = "classifier" if isinstance(task, ClassifierTask) else "gan"
+        if (warning := check_resumable(content, kind, run.last_checkpoint)) is not None:
+            _say(run, f"warning: {warning}")
+        del content
     log = CSVLog(save_dir=run.path)
     loggers: list[Logger] = [log]
     if config["logger"] is not None:
@@ -72,7 +86,7 @@ def _fit(run: Run, stop: StopOnSignal) -> None:
         run_dir=run.path, logger=loggers, callbacks=[stop, *callbacks]
     )
     if run.primary:
-        write_json(run.path / "manifest.json", _manifest(run, prepared, trainer))
+        write_json(run.path / "manifest.json", _manifest(run, prepared, trainer, near))
     if (processes := trainer.world_size) > 1:
         share = config["loader"]["batch_size"] // processes
         _say(
@@ -97,7 +111,7 @@ def _fit(run: Run, stop: StopOnSignal) -> None:
         raise SystemExit(0)
     run.finish(_headline(_scores(trainer, log)))
     if run.primary:
-        write_json(run.path / "manifest.json", _manifest(run, prepared, trainer))
+        write_json(run.path / "manifest.json", _manifest(run, prepared, trainer, near))
     _say(
         run,
         f"{run.path}: finished"
@@ -180,9 +194,12 @@ def _headline(scores: dict[str, float]) -> dict[str, float | None]:
     return {name: scores[name] for name in by_headline(scores)}
 
 
-def _manifest(run: Run, prepared: Prepared, trainer: lightning.Trainer) -> dict[str, Any]:
+def _manifest(
+    run: Run, prepared: Prepared, trainer: lightning.Trainer, near: dict[str, Any]
+) -> dict[str, Any]:
     """Return what went in, with hashes, and what it ran on."""
     seen = prepared.hashes("train")
+    guard = getattr(trainer.lightning_module, "guard", None)  # None before the training
     device = (
         torch.cuda.get_device_name()
         if trainer.strategy.root_device.type == "cuda"
@@ -204,6 +221,8 @@ def _manifest(run: Run, prepared: Prepared, trainer: lightning.Trainer) -> dict[
         "counts": prepared.counts(),
         "n_training_images": len(prepared.training_labels()),
         "n_validation_images": len(prepared.rows["val"]),
+        "skipped_steps": guard.skipped if isinstance(guard, StepGuard) else 0,
         "trained_on": seen,
         "leaked": prepared.leaked,
+        "near_duplicates": near,
     }

@@ -7,7 +7,7 @@ and fake images, beside the adversarial losses; the rest (counters, moving avera
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,8 @@ class ACGANTask(GANTask):
         classes: list[str],
         label_names: list[str],
         seed: int,
+        on_not_finite: Literal["stop", "skip"] = "stop",
+        max_skipped: int = 10,
     ) -> None:
         """Take what GANTask takes, and a loss on (class logits, classes); `class_weight` is its share in both losses."""
         super().__init__(
@@ -67,6 +69,8 @@ class ACGANTask(GANTask):
             channels_last=channels_last,
             classes=classes,
             seed=seed,
+            on_not_finite=on_not_finite,
+            max_skipped=max_skipped,
         )
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             found = getattr(network, "n_classes", None)

@@ -11,13 +11,14 @@ import torch
 from cxr.config import build
 from cxr.errors import UserError
 from cxr.task.classifier import ClassifierTask
+from cxr.task.version import check_format
 from cxr.task.weights import check_weights
 
 __all__ = ["load_checkpoint", "load_task"]
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU: tensors and plain containers only, a pickled object is refused."""
+    """Read a checkpoint to the CPU: tensors and plain containers only; a pickled object or a later format is refused."""
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; expected a file that train.py wrote; name another run")
     try:
@@ -29,6 +30,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: not a checkpoint of cxr (a {type(checkpoint).__name__}); expected a dict")
+    check_format(checkpoint, path)
     return checkpoint
 
 

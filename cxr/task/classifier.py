@@ -17,7 +17,9 @@ from cxr.data.convert import to_float
 from cxr.errors import UserError
 from cxr.loss.classification import Binary, CrossEntropy, WeightedBCE
 from cxr.task.distributed import over_ranks
+from cxr.task.loss_scale import scaler_of
 from cxr.task.running import MacroAUROC, Mean
+from cxr.task.step_guard import StepGuard, finite_gradients, last_checkpoint, refuse_broken
 
 __all__ = ["ClassifierTask", "softmax_log_odds"]
 
@@ -55,6 +57,8 @@ class ClassifierTask(lightning.LightningModule):
         channels_last: keep pixels, not channels, contiguous; about 1.5 x faster on a CPU.
         output: `softmax` makes the probabilities of independent labels sum to 1, as `densenet14` does; the
             task's logits are then the log-odds of that softmax. `logits` leaves the network's as they are.
+        on_not_finite: of a training loss, or its gradients: `stop` ends the run, `skip` leaves the step out.
+        max_skipped: in a row; one more ends the run.
     """
 
     def __init__(
@@ -68,6 +72,8 @@ class ClassifierTask(lightning.LightningModule):
         multi_label: bool,
         channels_last: bool,
         output: Literal["logits", "softmax"] = "logits",
+        on_not_finite: Literal["stop", "skip"] = "stop",
+        max_skipped: int = 10,
     ) -> None:
         super().__init__()
         _check(network.n_outputs, loss, classes, multi_label)
@@ -86,6 +92,7 @@ class ClassifierTask(lightning.LightningModule):
         self._plateau_state: dict[str, Any] | None = None
         self._val_loss: float | None = None  # of this epoch
         self._bad_step: Tensor | None = None
+        self.guard = StepGuard(on_not_finite, max_skipped)
         self._metrics: dict[str, dict[str, Metric]] = {
             split: {"loss": Mean(), "accuracy": Mean()} for split in SPLITS
         }
@@ -126,6 +133,8 @@ class ClassifierTask(lightning.LightningModule):
         """Return the loss of a batch, weighted so that its mean over processes is that of the whole batch."""
         if batch_idx == 0:  # here, not in a hook, so that a run resumed within an epoch keeps its sums
             self._reset("train")
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self.guard.begin([self.network])
         loss = self._step(batch, "train")
         return loss if self.trainer.world_size == 1 else loss * self._share(batch)
 
@@ -139,6 +148,19 @@ class ClassifierTask(lightning.LightningModule):
         if own is None:
             return 1.0
         return own * self.trainer.world_size / over_ranks(own, self.trainer, "sum").clamp(min=1e-12)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Leave a spoilt step out: an optimiser passes over weights without gradients, whatever kind it is."""
+        if not self.guard.skips:
+            return
+        scaled = scaler_of(self.trainer) is not None  # a scaler looks at gradients itself, and needs them to
+        if not scaled and not finite_gradients(self.network.parameters()):
+            self.guard.spoilt = True
+        if self.guard.spoilt:
+            self.guard.undo()
+            if not scaled:
+                optimizer.zero_grad(set_to_none=True)
+        self.guard.end(self.trainer, step=self.global_step, mend=self._mend())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score a validation batch."""
@@ -155,7 +177,12 @@ class ClassifierTask(lightning.LightningModule):
     def _step(self, batch: Batch, split: Literal["train", "val", "test"]) -> Tensor:
         logits, targets = self(batch["image"]), self._targets(batch["label"])
         loss: Tensor = self.loss(logits, targets)
-        self._watch(loss, split)
+        if split == "train" and self.guard.skips:
+            loss = self.guard.filter(loss, [], self.trainer)
+            if self.guard.spoilt:  # in no mean
+                return loss
+        else:
+            self._watch(loss, split)
         self._score(split, loss.detach(), logits.detach(), targets)
         return loss
 
@@ -215,6 +242,8 @@ class ClassifierTask(lightning.LightningModule):
     def _report(self, split: str) -> None:
         self._raise_if_bad(split)
         values = {f"{split}/{name}": metric.compute() for name, metric in self._metrics[split].items()}
+        if split == "train" and self.guard.skips:
+            values["train/skipped_steps"] = torch.tensor(float(self.guard.skipped), device=self.device)
         # Already equal on all ranks; sync_dist only keeps Lightning from warning that they may not be.
         self.log_dict(values, sync_dist=True, prog_bar=True)
         if split == "val":
@@ -234,17 +263,15 @@ class ClassifierTask(lightning.LightningModule):
         if self._bad_step is None or (step := int(self._bad_step)) < 0:
             return
         self._bad_step = None
-        lr = self.trainer.optimizers[0].param_groups[0]["lr"] if self.trainer.optimizers else None
         raise UserError(
             f"{split} loss is not finite at step {step} (epoch {self.current_epoch}); last checkpoint: "
-            f"{self._last_checkpoint()}; lower optimizer.lr (now {lr}) or set trainer.precision=32-true"
+            f"{last_checkpoint(self.trainer)}; {self._mend()}"
         )
 
-    def _last_checkpoint(self) -> str:
-        """Return the newest checkpoint that a callback of this run knows of."""
-        callback = self.trainer.checkpoint_callback
-        paths = [getattr(callback, name, "") for name in ("last_model_path", "best_model_path")]
-        return str(next((path for path in paths if path), "none yet"))
+    def _mend(self) -> str:
+        """Return what to try where training is not finite."""
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"] if self.trainer.optimizers else None
+        return f"lower optimizer.lr (now {lr}) or set trainer.precision=32-true"
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser of the trainable parameters, with its scheduler if there is one."""
@@ -262,6 +289,8 @@ class ClassifierTask(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the classes, the weights' origin, the unfinished epoch's sums: plain containers only."""
         self._raise_if_bad("train")  # never replace a good checkpoint by a broken network
+        refuse_broken(self, self._mend())
+        self.guard.save(checkpoint)
         metrics = self._metrics["train"]
         sums = {
             name: {k: over_ranks(getattr(m, k), self.trainer, "sum").cpu() for k in m._defaults}
@@ -284,6 +313,7 @@ class ClassifierTask(lightning.LightningModule):
                 f"data.classes: {self.classes}, but the checkpoint was trained on {saved['classes']}; "
                 f"set data.classes=[{','.join(saved['classes'])}]"
             )
+        self.guard.load(checkpoint)
         self._plateau_state = saved.get("plateau")
         for name, metric in self._metrics["train"].items():
             for key, value in saved["train_sums"].get(name, {}).items():

@@ -19,7 +19,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import lightning
 import torch
@@ -32,9 +32,11 @@ from cxr.gan.latent import mix_seed
 from cxr.task.distributed import over_ranks, share_buffers, without_exchange
 from cxr.task.loss_scale import end_step, step
 from cxr.task.sampling import sample_images, sample_latent
+from cxr.task.step_guard import StepGuard, last_checkpoint, refuse_broken
 
 __all__ = ["GANTask", "ema_decay", "sample_images"]
 
+_MEND = "lower task.optimizer_g.lr and task.optimizer_d.lr or set task.clip_grad_norm=1"
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 
 
@@ -63,8 +65,14 @@ class GANTask(lightning.LightningModule):
         channels_last: bool,
         classes: list[str],
         seed: int,
+        on_not_finite: Literal["stop", "skip"] = "stop",
+        max_skipped: int = 10,
     ) -> None:
-        """Take built networks, losses on logits, and optimisers that still want their parameters."""
+        """Take built networks, losses on logits, and optimisers that still want their parameters.
+
+        on_not_finite: of a loss, mean logit or gradient: `stop` ends the run, `skip` leaves the step of both out.
+        max_skipped: in a row; one more ends the run.
+        """
         super().__init__()
         if hasattr(generator, "n_classes") and not self.conditional:
             raise UserError(
@@ -86,6 +94,7 @@ class GANTask(lightning.LightningModule):
         self.clip_grad_norm, self.accumulate = clip_grad_norm, accumulate
         self.ema_half_life_images, self.ema_rampup = ema_half_life_images, ema_rampup
         self.channels_last, self.classes, self.seed = channels_last, list(classes), seed
+        self.guard = StepGuard(on_not_finite, max_skipped)
         self.g_steps = 0  # updates of G
         self.images_seen = 0  # real images shown to D, over all processes
         self.batches_seen = 0  # of this process
@@ -130,28 +139,37 @@ class GANTask(lightning.LightningModule):
         if not self.in_accumulation:
             opt_g.zero_grad()
             opt_d.zero_grad()
+            networks = (self.generator, self.discriminator)
+            self.guard.begin(networks, moves_first=(self.discriminator, opt_d))
         fake, fake_labels = self._make(n)
         step_now = (batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch
 
         self.discriminator.requires_grad_(True)
         loss_d, watched = self._judge(batch, real, fake.detach(), fake_labels)
+        loss_d = self.guard.filter(loss_d, watched, self.trainer)
         self._backward(loss_d, last=step_now)
-        d_moved = step_now and step(opt_d, self.discriminator, self.trainer, self.clip_grad_norm)
+        d_moved = step_now and step(opt_d, self.discriminator, self.trainer, self.clip_grad_norm, self.guard)
 
         self.discriminator.requires_grad_(False)  # G's gradient passes through D, D's own is not computed
-        loss_g = self._deceive(fake, fake_labels)
+        loss_g = self.guard.filter(self._deceive(fake, fake_labels), [], self.trainer)
         self._backward(loss_g, last=step_now)
         self.discriminator.requires_grad_(True)
-        g_moved = step_now and step(opt_g, self.generator, self.trainer, self.clip_grad_norm)
+        g_moved = step_now and step(opt_g, self.generator, self.trainer, self.clip_grad_norm, self.guard)
+        spoilt = self.guard.spoilt  # D may have moved, and G not
         if step_now:
+            if spoilt:
+                self.guard.undo()
             end_step(self.trainer, complete=d_moved and g_moved)
 
         self.in_accumulation = not step_now
         self.batches_seen += 1
         self.images_seen += n * self.trainer.world_size
         self.g_steps += int(g_moved)
-        self._update_ema(n * self.trainer.world_size)
-        self._watch(torch.stack((loss_d, loss_g, *watched)).detach())
+        if not spoilt:
+            self._update_ema(n * self.trainer.world_size)
+        if step_now:
+            self.guard.end(self.trainer, step=self.batches_seen, mend=_MEND)
+        self._watch(None if spoilt else torch.stack((loss_d, loss_g, *watched)).detach())
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Give all processes the first's batch norm statistics (as DDP before each step), or their scores differ."""
@@ -226,6 +244,8 @@ class GANTask(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add counters and a record of what this GAN is; refuse to save a run that has diverged."""
         self._check_finite()
+        refuse_broken(self, _MEND)
+        self.guard.save(checkpoint)
         checkpoint["gan"] = {
             "g_steps": self.g_steps,
             "images_seen": self.images_seen,
@@ -239,6 +259,7 @@ class GANTask(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the counters back."""
+        self.guard.load(checkpoint)
         state = checkpoint["gan"]
         self.g_steps, self.images_seen = state["g_steps"], state["images_seen"]
         self.batches_seen, self._log_count = state["batches_seen"], state["log_count"]
@@ -255,18 +276,23 @@ class GANTask(lightning.LightningModule):
             # the statistics of a batch norm belong to its weights, so they are averaged as these are
             _ = average.lerp_(value, 1.0 - decay) if average.is_floating_point() else average.copy_(value)
 
-    def _watch(self, values: Tensor) -> None:
-        """Sum losses and logits on the device; look at them every `log_every_n_steps` (CPU: every step)."""
-        self._log_sums += over_ranks(
-            values, self.trainer, "mean"
-        )  # equal sums: all find a divergence at once
-        self._log_count += 1
+    def _watch(self, values: Tensor | None) -> None:
+        """Sum losses and logits on the device; look at them every `log_every_n_steps` (CPU: every step).
+
+        values: None of a step that is left out.
+        """
+        if values is not None:  # equal sums: all find a divergence at once
+            self._log_sums += over_ranks(values, self.trainer, "mean")
+            self._log_count += 1
         log_now = self.batches_seen % cast(Any, self.trainer).log_every_n_steps == 0
         if log_now or self.device.type == "cpu":
             self._check_finite()
         if log_now:  # the mean since the last time
-            means = self._log_sums / self._log_count
-            self.log_dict(dict(zip(self.logged, means, strict=True)), prog_bar=True)
+            if self._log_count:
+                means = self._log_sums / self._log_count
+                self.log_dict(dict(zip(self.logged, means, strict=True)), prog_bar=True)
+            if self.guard.skips:
+                self.log("train/skipped_steps", float(self.guard.skipped))
             self._log_sums.zero_()
             self._log_count = 0
 
@@ -276,11 +302,10 @@ class GANTask(lightning.LightningModule):
             return
         first = self.batches_seen - self._log_count + 1 if self.device.type != "cpu" else self.batches_seen
         where = f"step {first}" if first >= self.batches_seen else f"steps {first} … {self.batches_seen}"
-        kept = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or "none was written yet"
+        kept = last_checkpoint(self.trainer, "none was written yet")
         bad = ", ".join(k for k, v in zip(self.logged, sums.tolist(), strict=True) if not math.isfinite(v))
         raise UserError(
-            f"the GAN diverged: {bad} not finite at {where}; last good checkpoint: {kept}; "
-            "lower task.optimizer_g.lr and task.optimizer_d.lr or set task.clip_grad_norm=1"
+            f"the GAN diverged: {bad} not finite at {where}; last good checkpoint: {kept}; {_MEND}"
         )
 
 

@@ -15,8 +15,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cxr.errors import UserError
+from cxr.task.step_guard import StepGuard, finite_gradients
 
-__all__ = ["end_step", "step"]
+__all__ = ["end_step", "scaler_of", "step"]
 
 SMALLEST = 1.0  # below it, gradients as they are overflow 16 bits: no scale would help
 
@@ -26,15 +27,21 @@ def step(
     network: nn.Module,
     trainer: lightning.Trainer,
     clip_grad_norm: float | None,
+    guard: StepGuard | None = None,
 ) -> bool:
     """Clip and step; return False where a gradient overflowed and the step was left out.
 
+    Without a scaler it is left out only where the guard skips; the guard then has its whole step spoilt.
+
     A LightningOptimizer's steps are counted by the trainer, those left out are not.
     """
-    scaler = _scaler(trainer)
+    scaler = scaler_of(trainer)
     raw = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
     if scaler is not None:
         scaler.unscale_(raw)
+    elif guard is not None and guard.skips and not finite_gradients(network.parameters()):
+        guard.spoilt = True
+        return False
     if clip_grad_norm is not None:
         nn.utils.clip_grad_norm_(network.parameters(), clip_grad_norm)
     if scaler is None:
@@ -58,7 +65,7 @@ def end_step(trainer: lightning.Trainer, *, complete: bool) -> None:
 
     complete: no step was left out.
     """
-    scaler = _scaler(trainer)
+    scaler = scaler_of(trainer)
     if scaler is None:
         return
     scaler.update()
@@ -69,5 +76,6 @@ def end_step(trainer: lightning.Trainer, *, complete: bool) -> None:
         )
 
 
-def _scaler(trainer: lightning.Trainer) -> Any:
+def scaler_of(trainer: lightning.Trainer) -> Any:
+    """Return the loss scaler of 16-bit training; None where there is none."""
     return getattr(trainer.precision_plugin, "scaler", None)

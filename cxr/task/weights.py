@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from cxr.errors import UserError
+from cxr.task.version import differing
 
 __all__ = ["check_weights"]
 
@@ -23,6 +24,7 @@ def check_weights(checkpoint: Mapping[str, Any], network: nn.Module, path: Path)
     if not isinstance(state, dict):
         raise UserError(
             f"{path}: holds no weights (state_dict); expected a checkpoint that train.py wrote: train it again"
+            f"{differing(checkpoint)}"
         )
     for name in dict.fromkeys([*own, *state]):
         if name not in state or name not in own:
@@ -33,4 +35,5 @@ def check_weights(checkpoint: Mapping[str, Any], network: nn.Module, path: Path)
             continue
         raise UserError(
             f"{path}: the weights of another network ({told}); expected those of this run's: train it again"
+            f"{differing(checkpoint)}"
         )

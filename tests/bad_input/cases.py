@@ -227,6 +227,11 @@ def other_network(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return {**checkpoint, "state_dict": {**weights, first: torch.zeros(3, 5, 7, 7)}}
 
 
+def later(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return the checkpoint as a later cxr may write it."""
+    return {**checkpoint, "cxr": {"format": 99, "version": "9.1"}}
+
+
 def unfinished(here: Path) -> None:
     """The run of the classifier was killed."""
     edited("runs/c/status.json", state="running")(here)
@@ -836,6 +841,27 @@ NUMBERS = [
         [*GAN, "task.optimizer_d.lr=1e30", "trainer.max_epochs=9", "name=r"],
         (r"the GAN diverged: loss_[gd] not finite at step \d+; last good checkpoint: .*; lower task",),
     ),
+    Case(
+        "number",
+        "no step's loss is finite, and task.on_not_finite=skip (GAN)",
+        nothing,
+        [
+            *GAN,
+            "task.optimizer_d.lr=1e30",
+            "task.on_not_finite=skip",
+            "task.max_skipped=2",
+            "trainer.max_epochs=9",
+            "name=r",
+        ],
+        (r"not finite in 3 steps in a row, .*task\.max_skipped=2.*last good checkpoint: .*; lower task",),
+    ),
+    Case(
+        "number",
+        "task.max_skipped below 0",
+        nothing,
+        [*FOLDER, "task.on_not_finite=skip", "task.max_skipped=-1"],
+        (r"task\.max_skipped: got -1, expected 0 or more steps; set task\.max_skipped=10",),
+    ),
 ]
 
 CACHED = r"runs/r: finished"
@@ -1061,6 +1087,7 @@ LEFT = [
 ]
 
 CKPT = "runs/c/checkpoints/last.ckpt"
+LATER = (r"last\.ckpt: in format 99 of cxr 9\.1 .*; this is cxr .* reads formats up to 1: install",)
 CHECKPOINTS = [
     Case(
         "checkpoint",
@@ -1158,6 +1185,79 @@ CHECKPOINTS = [
         (r"last\.ckpt", "expected"),
         "generate",
         "gan",
+    ),
+    Case(
+        "checkpoint",
+        "in the format of a later cxr",
+        resaved(CKPT, later),
+        ["runs=[c]"],
+        LATER,
+        "evaluate",
+        "classifier",
+    ),
+    Case(
+        "checkpoint",
+        "in the format of a later cxr, and training goes on from it",
+        both(unfinished, resaved(CKPT, later)),
+        CLASSIFIER,
+        LATER,
+        base="classifier",
+    ),
+    Case(
+        "checkpoint",
+        "a GAN's in the format of a later cxr",
+        resaved("runs/g/checkpoints/last.ckpt", later),
+        ["run=g", "n=4", "name=h"],
+        LATER,
+        "generate",
+        "gan",
+    ),
+    Case(
+        "checkpoint",
+        "of a newer Lightning, and training goes on from it",
+        both(unfinished, resaved(CKPT, lambda c: {**c, "pytorch-lightning_version": "99.1.0"})),
+        CLASSIFIER,
+        (
+            r"written by cxr \S+ with Lightning 99\.1\.0, .*newer than this: cxr .*install lightning==99\.1\.0",
+        ),
+        base="classifier",
+    ),
+    Case(
+        "checkpoint",
+        "of an earlier cxr, and without what training needs to go on",
+        both(unfinished, resaved(CKPT, lambda c: {k: v for k, v in c.items() if k not in ("cxr", "loops")})),
+        CLASSIFIER,
+        (
+            r"last\.ckpt: lacks 'loops'; written by an earlier cxr .*, this is cxr .*: install .* or delete it",
+        ),
+        base="classifier",
+    ),
+    Case(
+        "checkpoint",
+        "of an earlier cxr, whose network was another",
+        resaved(CKPT, lambda c: {**other_network(c), "cxr": {"format": 1, "version": "0.0.9"}}),
+        ["runs=[c]"],
+        (r"another network .*; written by cxr 0\.0\.9 .*, this is cxr",),
+        "evaluate",
+        "classifier",
+    ),
+    Case(
+        "checkpoint",
+        "a GAN's of an earlier cxr, without its counters",
+        resaved("runs/g/checkpoints/last.ckpt", lambda c: {**c, "cxr": None, "gan": {"classes": ["sick"]}}),
+        ["run=g", "n=4", "name=h"],
+        (r"lacks 'gan\.g_steps'; written by an earlier cxr .*, this is cxr .*: install",),
+        "generate",
+        "gan",
+    ),
+    Case(
+        "checkpoint",
+        "of another version that has all that training needs to go on",
+        both(unfinished, resaved(CKPT, lambda c: {**c, "cxr": {"format": 1, "version": "0.0.9"}})),
+        CLASSIFIER,
+        (r"warning: .*last\.ckpt: written by cxr 0\.0\.9 with Lightning \S+; cxr \S+ with .* goes on",),
+        base="classifier",
+        taken=True,
     ),
 ]
 

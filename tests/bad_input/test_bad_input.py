@@ -42,6 +42,8 @@ STEADY = [  # what depends on the machine, the moment or a library's version
     (r"not valid JSON \(.*?\);", "not valid JSON (…);"),
     (r"not valid JSON \(.* \(char \d+\)\)", "not valid JSON (…)"),
     (r"at step \d+", "at step N"),
+    (r"(?<=this is )cxr \S+ with Lightning [\d.]+\d|cxr \S+ with Lightning [\d.]+\d(?= goes on)", "cxr …"),
+    (r" with Lightning (?!99)[\d.]+\d", " with Lightning …"),
     (r"not a checkpoint of cxr \(.*?\);", "not a checkpoint of cxr (…);"),
     (r"fits another generator \(.*?\);", "fits another generator (…);"),
     (r"not a parquet file \(.*", "not a parquet file (…)"),

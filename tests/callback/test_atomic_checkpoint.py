@@ -33,7 +33,7 @@ def test_failure_while_writing_keeps_the_old_file(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(OSError, match="disk full"):
         AtomicCheckpointIO().save_checkpoint({"n": 2}, path)
-    assert load_checkpoint(path) == {"n": 1}
+    assert load_checkpoint(path)["n"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
