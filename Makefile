@@ -2,15 +2,21 @@
 # make paper PAPER=talukdar DATA=FOLDER    all stages of a paper; SCALE=tiny: in minutes; ARGS=preview=true: only said
 # make test      the tests, less the slow ones        make test-all   every test
 # make lint      ruff and mypy                        make format     let ruff mend what it can
+# make audit     known vulnerabilities of what is pinned, where a database can be reached
+# make lock      supply/*.txt anew, after constraints.txt has changed; needs uv
 #
-# Each builds .venv from constraints.txt first when it is missing or older than constraints.txt or
+# Each but the last builds .venv from constraints.txt first when it is missing or older than constraints.txt, supply/*.txt or
 # pyproject.toml. PYTHON=/path/to/python chooses the interpreter (3.10 to 3.13) and makes .venv anew.
+# Every file must have the SHA-256 that supply/*.txt names (docs/reliability.md, Supply chain); HASHES=no, where your index
+# serves wheels of its own, goes by versions alone.
 
-.PHONY: demo paper test test-all lint format venv clean
+.PHONY: demo paper test test-all lint format audit lock venv clean
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
 PYTHON ?=
 SCALE ?= full
+HASHES ?= yes
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3.10 python3)
 # One stamp for each interpreter asked for by name, so that PYTHON= is never silently ignored.
@@ -39,12 +45,19 @@ format: $(STAMP)
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
+audit: $(STAMP)
+	@.venv/bin/python supply/audit.py $(ARGS)
+
+lock:
+	@command -v uv >/dev/null || { echo "make: lock needs uv: pip install uv" >&2; exit 2; }
+	@python3 supply/lock.py
+
 venv: $(STAMP)
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
 
-$(STAMP): constraints.txt pyproject.toml
+$(STAMP): constraints.txt pyproject.toml $(wildcard supply/*.txt)
 	@rm -f .venv/.installed*
 	@if [ -n "$(PYTHON)" ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
 	  found=; \
@@ -59,7 +72,13 @@ $(STAMP): constraints.txt pyproject.toml
 	  "$$found" -m venv --clear .venv || exit 1; \
 	fi
 	@echo "make: installing into .venv from constraints.txt with $$(.venv/bin/python -V) (minutes the first time)"
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
-	  -c constraints.txt -e '.[dev]' </dev/null
+ifneq ($(HASHES),no)
+	@$(PIP) --require-hashes --no-deps -r supply/build.txt </dev/null
+	@$(PIP) --require-hashes --no-deps --no-build-isolation -r supply/packages.txt </dev/null
+	@$(PIP) --no-build-isolation --report .venv/torch.json -c constraints.txt -e '.[dev]' </dev/null
+	@.venv/bin/python -I -S supply/verify.py .venv/torch.json
+else
+	@$(PIP) -c constraints.txt -e '.[dev]' </dev/null
+endif
 	@.venv/bin/python -m pip check --disable-pip-version-check
 	@touch .venv/.installed $@

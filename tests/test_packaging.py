@@ -1,4 +1,7 @@
-"""pyproject.toml and constraints.txt agree: each Python gets one tested version of everything we ask for."""
+"""pyproject.toml and constraints.txt agree: each Python gets one tested version of everything we ask for.
+
+What may never be asked for is in tests/test_supply_chain.py.
+"""
 
 from __future__ import annotations
 
@@ -65,13 +68,6 @@ def test_the_constraints_serve_cpu_and_cuda_machines(repository: Path) -> None:
     tested = pins(repository, "3.11")
     assert not [name for name in tested if name.startswith(("nvidia-", "cuda-", "triton"))]
     assert not [name for name, version in tested.items() if "+" in version]
-
-
-@pytest.mark.parametrize("version", ["2.6.2", "2.6.3"])
-def test_the_stolen_releases_of_lightning_are_excluded(repository: Path, version: str) -> None:
-    lightning = next(r for r in requirements(repository) if r.name == "lightning")
-    assert not lightning.specifier.contains(version)
-    assert lightning.specifier.contains("2.6.6")
 
 
 def test_every_console_script_exists(repository: Path) -> None:
