@@ -95,6 +95,7 @@ def chain(cli: Cli, data: list[str], classes: list[str], tmp_path: Path) -> None
     assert "optimizer.lr: 0.0001 → 0.5" in other.stderr
 
 
+@pytest.mark.slow  # README's walk (tests/test_readme.py) takes phantoms from GAN to report, the next test radiographs
 def test_chain_on_phantoms(cli: Cli, tmp_path: Path) -> None:
     chain(cli, ["data=phantom", "data.n_patients=60"], ["normal", "opacity"], tmp_path)
 
@@ -104,6 +105,7 @@ def test_chain_on_real_radiographs(cli: Cli, tmp_path: Path, slice_of_real: Path
     chain(cli, data, ["NORMAL", "PNEUMONIA"], tmp_path)
 
 
+@pytest.mark.slow  # tests/leaks/test_planted.py (a_gan_of_test_images) plants the same leak in one process
 def test_a_leaking_synthetic_set_is_refused_or_marked(cli: Cli, tmp_path: Path) -> None:
     """A GAN of another split has seen this split's test images."""
     data = ["data=phantom", "data.n_patients=60"]
@@ -130,6 +132,7 @@ def test_a_leaking_synthetic_set_is_refused_or_marked(cli: Cli, tmp_path: Path) 
     )
 
 
+@pytest.mark.slow  # tests/evaluation/test_synthesize.py asks it of the function that the command calls
 def test_same_seed_same_bytes(cli: Cli, tmp_path: Path) -> None:
     """A synthetic set is a function of its recipe: another n holds the same image at the same index."""
     gan = [

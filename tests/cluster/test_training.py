@@ -111,6 +111,7 @@ def test_two_nodes_train_as_one_process(
     assert losses == 2 * FIRST[kind]
 
 
+@pytest.mark.slow  # test_launcher.py preempts a job that counts; test_resume.py stops trainings at every kind of moment
 def test_a_preempted_job_goes_on_as_if_nothing_had_been(
     spread: Path, recipes: Path, tmp_path: Path, one_node: Any
 ) -> None:

@@ -68,6 +68,7 @@ def both(weights: Path, tmp_path: Path, n: int, *, fid: bool) -> tuple[dict[str,
     return ours, theirs
 
 
+@pytest.mark.slow  # tests/extractor compares the features, test_kid.py and test_inception_score.py what is made of them
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_kid_and_is_are_torch_fidelitys(random_inception: Path, tmp_path: Path) -> None:
     both(random_inception, tmp_path, 8, fid=False)

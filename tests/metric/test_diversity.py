@@ -153,7 +153,7 @@ def radiographs(root: Path, size_px: int, n: int) -> Pixels:
         "chest-xray-pneumonia-224",
         "chest-xray-pneumonia-aspect",
         "covid19-radiography-like",
-        "nih-chestxray14-64",
+        pytest.param("nih-chestxray14-64", marks=pytest.mark.slow),  # the longest; three packs stay
     ],
 )
 def test_real_radiographs_have_not_collapsed_and_copies_of_one_or_two_have(

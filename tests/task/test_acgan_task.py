@@ -148,6 +148,7 @@ class Kill(Callback):
             raise KilledError
 
 
+@pytest.mark.slow  # test_gan_task.py asks it of the task that this one extends; tests/test_resume.py of every moment
 def test_killed_and_resumed_equals_never_stopped(fit: Fit, tmp_path: Path) -> None:
     fit(tmp_path / "straight", max_epochs=4, task=tiny_task(), data=tiny_data())
     with pytest.raises(KilledError):
