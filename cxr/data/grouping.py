@@ -8,13 +8,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-__all__ = ["allot", "fold_rows", "groups_of", "strata", "surplus"]
+__all__ = ["allot", "fold_rows", "groups_of", "near_groups", "strata", "surplus"]
 
 Ints = npt.NDArray[np.int64]
 
 
 def groups_of(index: pd.DataFrame, *, patients: bool = True) -> Ints:
-    """Return a group number (N,) per row: the connected components over content hash and patient id.
+    """Return a group number (N,) per row: the connected components over content hash, patient id and near_group.
+
+    `near_group` (see `near_groups`) is a column only where near-duplicates are to be kept together.
 
     One patient's images are one group, and so are two patients of whom one file is the
     same; an unknown patient links nothing. Numbered by first appearance.
@@ -27,7 +29,8 @@ def groups_of(index: pd.DataFrame, *, patients: bool = True) -> Ints:
             row = parent[row]
         return row
 
-    for column in ["content_hash", *(["patient_id"] if patients else [])]:
+    near = ["near_group"] if "near_group" in index else []
+    for column in ["content_hash", *(["patient_id"] if patients else []), *near]:
         first: dict[str, int] = {}
         for row, value in enumerate(index[column]):
             if pd.notna(value):
@@ -35,6 +38,19 @@ def groups_of(index: pd.DataFrame, *, patients: bool = True) -> Ints:
                 parent[max(a, b)] = min(a, b)
     roots = np.array([root(row) for row in range(len(parent))], dtype=np.int64)
     return np.unique(roots, return_inverse=True)[1].astype(np.int64).reshape(-1)
+
+
+def near_groups(index: pd.DataFrame, i: Ints, j: Ints) -> pd.DataFrame:
+    """Return the index with a column near_group: the same name for rows that pairs (i, j) link, blank for others."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    linked = coo_matrix((np.ones(len(i), np.int8), (i, j)), shape=(len(index), len(index)))
+    chain = connected_components(linked, directed=False)[1]
+    names = np.full(len(index), None, object)
+    for row in np.union1d(i, j):
+        names[row] = f"near-{chain[row]}"
+    return index.assign(near_group=names)
 
 
 def strata(labels: npt.NDArray[np.float32]) -> Ints:

@@ -31,6 +31,7 @@ from cxr.files import atomic_path, digest, file_sha256, read_json, read_parquet,
 
 __all__ = [
     "COLUMNS",
+    "NEAR_FILE",
     "SyntheticSet",
     "check_leak",
     "load_synthetic",
@@ -57,6 +58,7 @@ KINDS: dict[str, tuple[type, str]] = {
     **dict.fromkeys(("images_sha256", "index_sha256"), (str, "text")),
     **dict.fromkeys(("classes", "trained_on", "chosen_on"), (list, "a list of text")),
 }
+NEAR_FILE = "near.npz"  # fingerprints of what trained the GAN (near_store.py); older sets have none
 SEAL = "facts_sha256"  # of all the manifest says beside it; a set that an older cxr made has none
 
 
@@ -101,8 +103,10 @@ def write_synthetic(
             raise RuntimeError("grid.png could not be written")
         for name, content in (files or {}).items():
             (temporary / name).write_bytes(content)
-        facts = {
+        near = temporary / NEAR_FILE
+        facts: dict[str, Any] = {
             **manifest,
+            "near_sha256": file_sha256(near) if near.is_file() else None,
             "kind": "synthetic",
             "n": len(images),
             "size_px": int(images.shape[1]),

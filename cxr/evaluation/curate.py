@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr.data.picture import contact_sheet
-from cxr.data.synthetic import SyntheticSet, load_synthetic, write_synthetic
+from cxr.data.synthetic import NEAR_FILE, SyntheticSet, load_synthetic, write_synthetic
 from cxr.errors import UserError
 from cxr.files import file_sha256
 
@@ -109,11 +109,14 @@ def curate(source: SyntheticSet, path: Path, plan: Mapping[str, Any], verdict: V
         "chosen_on": sorted({*before.get("chosen_on", []), *verdict.chosen_on}),
         "curated": [*before.get("curated", []), {**plan, "counts": counts, **verdict.facts}],
     }
+    files = dict(verdict.files)
+    if before.get("near_sha256") is not None and (source.path / NEAR_FILE).is_file():  # of the GAN's images
+        files[NEAR_FILE] = (source.path / NEAR_FILE).read_bytes()
     manifest["generated"] = before.get("generated") or {
         "images_sha256": before["images_sha256"],
         "recipe": before.get("recipe"),
     }
-    return write_synthetic(path, images, index, manifest, contact_sheet(images, index), verdict.files)
+    return write_synthetic(path, images, index, manifest, contact_sheet(images, index), files)
 
 
 def _too_few(

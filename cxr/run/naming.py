@@ -41,6 +41,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     drop = set(MACHINE_KEYS)
     if (config.get("data") or {}).get("_target_") not in OWN_FILES:
         drop.add("data.root")
+    if config.get("near_duplicates") != "group":  # the others only tell, or end the run before it begins
+        drop.add("near_duplicates")
 
     def keep(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         return {

@@ -60,6 +60,7 @@ def job(config: DictConfig) -> None:
         device=torch.device("cuda" if gpu else "cpu"),
         trained_on=facts["trained_on"],
         split_fingerprint=facts["split_fingerprint"],
+        near=_fingerprints(run_dir, facts),
         **{k: values[k] for k in ("seed", "curation", "fraction", "block", "precision", "export")},
     )
     classes = ", ".join(gan.label for gan in gans)
@@ -74,6 +75,15 @@ def job(config: DictConfig) -> None:
         log_set(build(values["logger"]), run_dir, made)
     print(f"{made.path}: {len(made.index)} images of {classes}, {made.images.shape[1]} px, after {gans[0].g_steps} steps of G; "
           f"look at {look}")  # fmt: skip
+
+
+def _fingerprints(run_dir: Path, facts: dict[str, Any]) -> Path | None:
+    """Return the file of the fingerprints that a GAN run left; None where it left none, or another lies there now."""
+    from cxr.data.synthetic import NEAR_FILE
+    from cxr.files import file_sha256
+
+    named, file = (facts.get("near_duplicates") or {}).get("sha256"), run_dir / NEAR_FILE
+    return file if named and file.is_file() and file_sha256(file) == named else None
 
 
 def _trained(run_dir: Path, unfinished: Literal["refuse", "allow"]) -> dict[str, Any]:

@@ -13,12 +13,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from cxr.config import build
 from cxr.data.cache import CachedImages
+from cxr.data.grouping import near_groups
 from cxr.data.index import labels
 from cxr.data.mix import Mixture, composition, training_rows
 from cxr.data.module import CXRDataModule
+from cxr.data.near import MIN_PX
+from cxr.data.near_store import looked_up
 from cxr.data.split import Split
 from cxr.data.synthetic import SyntheticSet, check_leak, load_synthetic, resized, set_folder, synthetic_labels
 from cxr.errors import UserError
@@ -103,7 +107,10 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
     source = build(config["data"])
     classes = list(source.classes)
     cached: CachedImages = build(config["cache"]).build(source, source.index())
-    split: Split = build(config["split"])(cached.index)
+    index = cached.index
+    if config.get("near_duplicates") == "group":  # a run from before the key was there knew none
+        index = _kept_together(cached)
+    split: Split = build(config["split"])(index)
     split = replace(split, warnings=(*source.warnings, *split.warnings))
     values = labels(cached.index)
     rows = dict(split.parts)
@@ -128,3 +135,11 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
     return Prepared(
         cached, split, values, classes, rows, mixture, [resized(s, size_px) for s in sets], leaked
     )
+
+
+def _kept_together(cached: CachedImages) -> pd.DataFrame:
+    """Return the index with its near-duplicates as groups that no split parts."""
+    if (found := looked_up(cached)) is None:
+        raise UserError(f"near_duplicates=group: images of {cached.images.shape[1]} px are too small to know copies by, "
+                        f"expected {MIN_PX} or more: set cache.size_px={MIN_PX}, or near_duplicates=report")  # fmt: skip
+    return near_groups(cached.index, found[1].i, found[1].j)

@@ -9,7 +9,10 @@ from omegaconf import DictConfig
 
 from cxr.config import plain, run_app
 
-__all__ = ["main", "train"]
+__all__ = ["PRELOAD", "main", "train"]
+
+# What a job imports after its checks: a launcher that starts many imports it once, and forks them (cxr/launch/warm.py).
+PRELOAD = ("cxr.script.fit",)
 
 
 def train(
@@ -23,6 +26,7 @@ def train(
     synthetic: list[str],
     train_classes: list[str] | None,
     leakage: Literal["refuse", "allow"],
+    near_duplicates: Literal["report", "refuse", "group", "off"],
 ) -> None:
     """The schema of conf/train.yaml beside its groups; see there for what each key means."""
 
