@@ -113,11 +113,30 @@ class Small(Classifier):
         return logits
 
 
-def classifier(loss: nn.Module, norm: bool = True, multi_label: bool = False) -> ClassifierTask:
+def classifier(
+    loss: nn.Module, norm: bool = True, multi_label: bool = False, **changes: Any
+) -> ClassifierTask:
     return ClassifierTask(
         network=Small(2, norm), loss=loss, optimizer=SGD, scheduler=None, classes=["A", "B"],
-        multi_label=multi_label, channels_last=True,
+        multi_label=multi_label, channels_last=True, **changes,
     )  # fmt: skip
+
+
+def poisoned(task: Any, network: str) -> Any:
+    """Give a network's answer to the one image that is all white as NaN: one process finds it, and both skip."""
+
+    def spoil(module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        white = given[0].detach().flatten(1).amin(dim=1) > 0.99
+        return torch.where(white.view(-1, *[1] * (out.ndim - 1)), float("nan"), out)
+
+    getattr(task, network).register_forward_hook(spoil)
+    return task
+
+
+def with_white(module: CXRDataModule, *rows: int) -> CXRDataModule:
+    """Make training images white."""
+    module.images[list(rows)] = 255
+    return module
 
 
 class Note(Callback):
@@ -166,7 +185,7 @@ def run(
     scores = {k: float(v) for k, v in trainer.callback_metrics.items()}
     counts = [task.g_steps, task.images_seen] if isinstance(task, GANTask) else []
     return {"steps": note.steps, "inputs": note.inputs, "digest": digest, "weights": weights, "scores": scores,
-            "counts": counts, "global_step": trainer.global_step}  # fmt: skip
+            "counts": [*counts, task.guard.skipped], "global_step": trainer.global_step}  # fmt: skip
 
 
 def unknown_labels() -> CXRDataModule:
@@ -198,6 +217,18 @@ CASES: dict[str, Callable[[int], Notes]] = {
     ),
     "classifier-unknown": lambda d: run(
         classifier(BINARY(), norm=False, multi_label=True), unknown_labels(), d, epochs=2
+    ),
+    "gan-skip": lambda d: run(
+        poisoned(gan(on_not_finite="skip", optimizer_d=ADAM, optimizer_g=ADAM), "discriminator"),
+        with_white(data(40), 5, 30),
+        d,
+    ),
+    "classifier-skip": lambda d: run(
+        poisoned(classifier(WEIGHTED(), on_not_finite="skip"), "network"),
+        with_white(data(40), 5, 30),
+        d,
+        sync=True,
+        accumulate_grad_batches=2,
     ),
     "classifier-own-norms": lambda d: run(classifier(WEIGHTED()), data(32, 5), d),
 }

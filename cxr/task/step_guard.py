@@ -136,7 +136,7 @@ def refuse_broken(task: lightning.LightningModule, mend: str) -> None:
 
     A finite loss does not rule them out: the step after it may have had gradients that were not.
     """
-    values = dict(task.named_parameters())
+    values: dict[str, Tensor] = dict(task.named_parameters())
     values |= {k: b for k, b in task.named_buffers() if k.endswith(("running_mean", "running_var"))}
     bad = next((k for k, v in values.items() if v.is_floating_point() and not v.isfinite().all()), None)
     if bad is not None:
