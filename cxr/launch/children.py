@@ -11,17 +11,48 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from cxr._parent import end_with_parent, prctl
 
-__all__ = ["Child", "StopSignals", "stop"]
+__all__ = ["Child", "Process", "StopSignals", "start", "stop"]
 
 LEFT_S = 2.0  # how long what a job leaves in its group may go on
 
 
+class Process(Protocol):
+    """What is asked of a process: subprocess.Popen does it, and what is forked from a warm parent."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is its group's too."""
+
+    def poll(self) -> int | None:
+        """Return its exit code, negative for a signal; None while it runs."""
+
+
+def start(words: Sequence[str], environment: Mapping[str, str], cwd: str, log: Path) -> Process:
+    """Start a command as a new program in a session of its own; both streams go to `log`, which begins anew.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    before = partial(end_with_parent, signal.SIGTERM, os.getpid()) if prctl() is not None else None
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            words,
+            env=dict(environment),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=before,
+        )
+
+
 class Child:
-    """A command in a session and process group of its own, which its ranks and data workers share.
+    """A process in a session and process group of its own, which its ranks and data workers share.
 
     It does not get the terminal's Ctrl-C: `stop` ends it. If this process dies without a word (SIGKILL), the kernel
     sends it SIGTERM, on which a training saves and ends; elsewhere than on Linux it would go on until it is done.
@@ -31,27 +62,11 @@ class Child:
         wall_s: how long it ran; so far, while it runs.
     """
 
-    def __init__(self, words: Sequence[str], environment: Mapping[str, str], cwd: str, log: Path) -> None:
-        """Start it; both streams go to `log`, which begins anew.
-
-        Raises:
-            OSError: it cannot be started.
-        """
-        before = partial(end_with_parent, signal.SIGTERM, os.getpid()) if prctl() is not None else None
+    def __init__(self, process: Process) -> None:
+        self._process = process
         self.exit_code: int | None = None
         self._began, self.wall_s = time.monotonic(), 0.0
         self._died: float | None = None
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                words,
-                env=dict(environment),
-                cwd=cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=before,
-            )
 
     @property
     def pid(self) -> int:

@@ -11,13 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hydra.core.utils import JobReturn
+
 from cxr.config import plain
 from cxr.errors import UserError
 from cxr.launch.base import JobLauncher, check_values
-from cxr.launch.children import Child, StopSignals, stop
+from cxr.launch.children import Child, StopSignals, start, stop
 from cxr.launch.command import clean, command, environment
 from cxr.launch.job import LOG, OPENED, Job
 from cxr.launch.slots import VISIBLE, Slots, gpus_wanted, threads_of_job, visible_devices
+from cxr.launch.starter import Command, Starter
+from cxr.launch.warm import modules_of
+from cxr.run import POINTER
 
 if TYPE_CHECKING:
     from cxr.launch.live import Lines
@@ -38,20 +43,31 @@ class ProcessLauncher(JobLauncher):
             unless OMP_NUM_THREADS is set, and as it is where one job runs at a time.
         gpus_per_job: GPUs of each job, its own while it runs; 0: it sees none; None: it sees what is here.
         grace_s: seconds a job has after Ctrl-C to save.
+        warm: fork jobs of one process from a parent that has imported what they need, else each is a new interpreter.
     """
 
     name: ClassVar[str] = "processes"
 
-    def __init__(self, n_jobs: int, threads: int | None, gpus_per_job: int | None, grace_s: float) -> None:
+    def __init__(
+        self, n_jobs: int, threads: int | None, gpus_per_job: int | None, grace_s: float, warm: bool
+    ) -> None:
         super().__init__()
         self.n_jobs, self.threads, self.gpus_per_job, self.grace_s = n_jobs, threads, gpus_per_job, grace_s
+        self.warm = warm
         self._devices: list[str] = []
+        self._starter: Starter | None = None
 
     def check_own_values(self) -> None:
         """See JobLauncher; also refuse more GPUs at a time than there are, rather than run fewer jobs than asked."""
         check_values(
             self,
-            {"n_jobs": int, "threads": int | None, "gpus_per_job": int | None, "grace_s": float},
+            {
+                "n_jobs": int,
+                "threads": int | None,
+                "gpus_per_job": int | None,
+                "grace_s": float,
+                "warm": bool,
+            },
             {"n_jobs": 1, "threads": 1, "gpus_per_job": 0, "grace_s": 0},
         )
         if not self.gpus_per_job:
@@ -67,6 +83,14 @@ class ProcessLauncher(JobLauncher):
                 f"hydra.launcher.n_jobs: {self.n_jobs} jobs at a time x {each} GPUs = {self.n_jobs * each}, and {seen}; "
                 f"set hydra.launcher.n_jobs={here // each}"
             )
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """See JobLauncher; a search, which has batches of jobs, does not come here and keeps its warm parent."""
+        try:
+            return super().launch(job_overrides, initial_job_idx)
+        finally:
+            if self._starter is not None:
+                self._starter.close()
 
     def problem_of(self, job: Job) -> str:
         """Return why a job cannot run here: more machines than this one, or more GPUs than it gets."""
@@ -98,9 +122,12 @@ class ProcessLauncher(JobLauncher):
                   "each its own")  # fmt: skip
         slots, waiting, running = Slots(self._devices), list(jobs), list[_Running]()
         with StopSignals() as signals, show(all_jobs) as lines:
+            self._warm_up(
+                jobs, all_jobs
+            )  # within StopSignals, so that jobs inherit no signal that is ignored
             try:
                 while (waiting or running) and not signals.count:
-                    while waiting and len(running) < self.n_jobs:
+                    while waiting and len(running) < self.n_jobs and self._ready():
                         self._start(waiting.pop(0), slots, running, lines)
                         self.save(all_jobs)
                     time.sleep(TICK_S)
@@ -113,6 +140,23 @@ class ProcessLauncher(JobLauncher):
         if signals.count:
             raise KeyboardInterrupt(f"stopped by {signals.name}")
 
+    def _warm_up(self, jobs: Sequence[Job], all_jobs: Sequence[Job]) -> None:
+        """Have a parent import what the jobs need, once: a sweep of one job, and one of ranks, has no use for it."""
+        alone = [job for job in jobs if _is_alone(job)]
+        if not self.warm or self._starter is not None or len(all_jobs) < 2 or not alone:
+            return
+        configs = [plain(job.config) if job.plan is None else job.plan.config for job in alone if job.config]
+        modules = modules_of(self.task_function.__module__, configs)
+        self._starter = Starter(self._command(alone[0], ()), modules, self.folder)
+
+    def _ready(self) -> bool:
+        return self._starter is None or self._starter.ready()
+
+    def _command(self, job: Job, devices: Sequence[str]) -> Command:
+        own = {VISIBLE, POINTER, *job.variables}
+        words, variables = command(job, self.config, self.task_function), self._environment(job, devices)
+        return Command(words, variables, self.config.hydra.runtime.cwd, job.folder / LOG, own, _is_alone(job))
+
     def _start(self, job: Job, slots: Slots, running: list[_Running], lines: Lines) -> None:
         """Start a job; one that cannot be started has failed, the others go on."""
         devices = slots.take(self.gpus_per_job or 0)
@@ -120,9 +164,11 @@ class ProcessLauncher(JobLauncher):
         try:
             job.folder.mkdir(parents=True, exist_ok=True)
             (job.folder / OPENED).unlink(missing_ok=True)
-            words = command(job, self.config, self.task_function)
-            cwd, log = self.config.hydra.runtime.cwd, job.folder / LOG
-            child = Child(words, self._environment(job, devices), cwd, log)
+            what = self._command(job, devices)
+            if self._starter is None:
+                child = Child(start(what.words, what.environment, what.cwd, what.log))
+            else:
+                child = Child(self._starter.start(what, lines.tell))
         except OSError as error:
             slots.give(devices)
             job.state, job.exit_code, job.error = "failed", 1, f"could not be started: {error}"
@@ -172,6 +218,14 @@ def _trainer(job: Job) -> Mapping[str, Any]:
 
 def _needs_gpu(job: Job) -> bool:
     return _trainer(job).get("accelerator") == "gpu"
+
+
+def _is_alone(job: Job) -> bool:
+    """Say whether a job is surely one process; `auto` may be several GPUs."""
+    trainer = _trainer(job)
+    devices = trainer.get("devices", 1)
+    one = devices == 1 or (isinstance(devices, list) and len(devices) == 1)
+    return one and not str(trainer.get("strategy")).startswith("ddp")
 
 
 def _processes(job: Job) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from cxr.errors import UserError
 from cxr.files import write_text
 from cxr.report import export, html, notes
+from cxr.report.audit_section import audit_section
 from cxr.report.bars import counts_figure, scores_figure
 from cxr.report.detail_section import groups_section, points_section
 from cxr.report.difference import compare_arms, compare_classes, unpaired
@@ -109,6 +110,7 @@ def build_report(
     for title, (shown, shown_md) in (
         ("Operating points", points_section(arms, published, out)),
         ("Views and sources", groups_section(arms, published, spec.lead_metric, out)),
+        ("Leaks looked for", audit_section(arms, published, out)),
     ):
         if shown:
             sections.append((title, shown))

@@ -18,7 +18,7 @@ from cxr.report.runs import Arm
 from cxr.report.spec import arm_name
 from cxr.report.table import metric_title, show
 
-__all__ = ["groups_grid", "groups_section", "points_grid", "points_section"]
+__all__ = ["groups_grid", "groups_section", "points_grid", "points_section", "section_table"]
 
 Grid = tuple[list[str], list[list[str]]]
 POINTS = (
@@ -72,7 +72,9 @@ def groups_grid(
 def points_section(arms: Sequence[Arm], published: PublishedPaper | None, out: Path) -> tuple[str, list[str]]:
     """Return the operating points as HTML and as Markdown; "" and [] where no run has any."""
     grid = points_grid(arms, published)
-    return _table("Thresholds chosen on validation images", grid, [POINTS], "operating-points", out, texts=4)
+    return section_table(
+        "Thresholds chosen on validation images", grid, [POINTS], "operating-points", out, texts=4
+    )
 
 
 def groups_section(
@@ -84,12 +86,12 @@ def groups_section(
     columns: tuple[Literal["view", "source"], ...] = ("view", "source")
     for column in columns:
         grid = groups_grid(arms, published, column, lead)
-        shown, told = _table(f"Scores by {column}", grid, [GROUPS], f"by-{column}", out, texts=3)
+        shown, told = section_table(f"Scores by {column}", grid, [GROUPS], f"by-{column}", out, texts=3)
         text, markdown = text + shown, [*markdown, *told]
     return text, markdown
 
 
-def _table(
+def section_table(
     title: str, grid: Grid, notes: Sequence[str], name: str, out: Path, *, texts: int
 ) -> tuple[str, list[str]]:
     """Return a table with its notes; also left as files. `texts`: columns before the first number."""

@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from cxr.errors import UserError
 from cxr.files import read_json
+from cxr.metric.audit_record import Verdict, read_audit
 from cxr.metric.bootstrap import Answers, Estimate, estimate_folds, paired_difference_folds
 from cxr.metric.resample import draw_patients
 from cxr.metric.result import read_predictions, read_result, tables
-from cxr.report.mark import NO_PATIENTS, RANDOM, Mark
+from cxr.report.mark import LEAK, NO_PATIENTS, RANDOM, Mark
 from cxr.report.spec import arm_rank
 
 __all__ = ["Arm", "ReportRun", "difference", "group_runs", "load_run", "measure", "same_test_images"]
@@ -29,6 +30,7 @@ class ReportRun:
         target, prob: (N, C), rows in the order of `image_ids`.
         patients: one id per image, None where unknown.
         views, sources: of each image (PA, AP …; the hospital or collection), None where unknown.
+        audit: what `evaluate.py audit=…` found of this result; None: it did not look.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class ReportRun:
     patients: tuple[str | None, ...]
     views: tuple[str | None, ...] = ()
     sources: tuple[str | None, ...] = ()
+    audit: tuple[Verdict, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -130,6 +133,11 @@ class Arm:
         return dict(self.runs[0].result["protocol"])
 
     @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What audits found, each said once; () where no run was audited."""
+        return tuple(dict.fromkeys(verdict for run in self.runs for verdict in run.audit or ()))
+
+    @property
     def marks(self) -> list[Mark]:
         """What a reader must know before believing the row."""
         found = []
@@ -160,6 +168,7 @@ class Arm:
             found.append(Mark("recipe unknown", told))
         leaks = sorted({str(run.result["leakage"]) for run in self.runs if run.result["leakage"]})
         found.extend(Mark("leakage allowed", leak) for leak in leaks)
+        found.extend(Mark(LEAK, f"{v.question}: {v.told}") for v in self.verdicts if v.answer == LEAK)
         return found
 
 
@@ -173,7 +182,9 @@ def load_run(path: Path) -> ReportRun:
     manifest = read_json(path / "manifest.json") if (path / "manifest.json").is_file() else {}
     ids = tuple(str(image) for image in frame["image_id"])
     views, sources = (_texts(frame[column]) for column in ("view", "source"))
-    return ReportRun(path, result, manifest, ids, target, prob, tuple(patients), views, sources)
+    return ReportRun(
+        path, result, manifest, ids, target, prob, tuple(patients), views, sources, read_audit(path)
+    )
 
 
 def _texts(column: Iterable[object]) -> tuple[str | None, ...]:

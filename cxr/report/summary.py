@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cxr.report.difference import Difference, more_digits
-from cxr.report.mark import NO_PATIENTS, RANDOM
+from cxr.report.mark import LEAK, NO_PATIENTS, RANDOM
 from cxr.report.spec import ReportSpec, arm_name
 from cxr.report.table import PERCENT, metric_title, percent_points
 
@@ -72,6 +72,8 @@ def _no_result(d: Difference) -> str | None:
     """Return why a difference must not be read as an effect, or None."""
     if d.degenerate:
         return "a model that predicts one class only is among these runs"
+    if LEAK in {mark.tag for mark in d.marks}:
+        return "LEAK, an audit found one in these runs (see Leaks looked for)"
     if RANDOM in {mark.tag for mark in d.marks}:
         return "layers that the paper takes from ImageNet hold random weights"
     return None

@@ -92,7 +92,9 @@ def test_gpus_a_trainer_asks_for(accelerator: str, devices: object, visible: int
 
 
 def launcher(**values: Any) -> ProcessLauncher:
-    return ProcessLauncher(**{"n_jobs": 1, "threads": None, "gpus_per_job": None, "grace_s": 1.0, **values})
+    return ProcessLauncher(
+        **{"n_jobs": 1, "threads": None, "gpus_per_job": None, "grace_s": 1.0, "warm": False, **values}
+    )
 
 
 def job(number: int = 0, folder: Path = Path(), **trainer: Any) -> Job:

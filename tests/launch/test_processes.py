@@ -29,7 +29,7 @@ hydra:
 defaults: [_self_, {{override hydra/launcher: processes}}, {{override hydra/job_logging: none}}]
 do: ok
 seed: 0
-trainer: {{accelerator: cpu, devices: 2, num_nodes: 1}}
+trainer: {{accelerator: cpu, devices: 1, num_nodes: 1}}
 """
 
 # The door is replaced by a rule of this application's own; the launcher imports it by name.
@@ -167,7 +167,7 @@ def test_every_job_is_a_process_and_none_stops_the_others(tmp_path: Path, app: S
         environment = job["environment"]
         assert isinstance(environment, dict)
         assert not {"PL_GLOBAL_SEED", "MASTER_PORT", "WORLD_SIZE", "HYDRA_FULL_ERROR"} & environment.keys()
-        assert environment["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 2 // 2))
+        assert environment["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 2))
 
     again = app("-m", "do=ok", "seed=1,2,3")
     output, errors = again.communicate(timeout=120)
@@ -210,7 +210,7 @@ def test_more_gpus_than_there_are_are_refused_before_any_start(tmp_path: Path, a
     told = ("hydra.launcher.n_jobs: 3 jobs at a time x 2 GPUs = 6, and 4 are visible (0,1,2,3); "
             "set hydra.launcher.n_jobs=2")  # fmt: skip
     assert told in process.communicate(timeout=60)[1]
-    process = app("-m", "seed=1,2", "trainer.accelerator=gpu,cpu", "hydra.launcher.gpus_per_job=1",
+    process = app("-m", "seed=1,2", "trainer.devices=2", "trainer.accelerator=gpu,cpu", "hydra.launcher.gpus_per_job=1",
                   CUDA_VISIBLE_DEVICES="0,1")  # fmt: skip
     told = "trainer.devices: needs 2 GPUs, and a job gets hydra.launcher.gpus_per_job=1"
     errors = process.communicate(timeout=60)[1]
