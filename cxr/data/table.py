@@ -192,7 +192,7 @@ class Table(FileSource):
                 expected = f"each path once; it is also in row {first[path] + 2}"
                 raise self._fail(i, self.path_column, path, expected)
             first[path] = i
-            if i in wanted and not (folder / path).is_file():
+            if i in wanted and not _is_file(folder / path):
                 missing.append(i)
         if missing:
             i, n = missing[0], f"{len(missing)} of {len(wanted)}"
@@ -208,6 +208,14 @@ class Table(FileSource):
         if cell.lower() not in SPLIT_NAMES:
             raise self._fail(row, self.split_column, cell, "train, val, test or blank")
         return SPLIT_NAMES[cell.lower()]
+
+
+def _is_file(path: Path) -> bool:
+    """Say whether there is such a file; a name that no disk takes (too long) is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def read_table(file: Path) -> pd.DataFrame:
