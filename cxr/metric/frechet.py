@@ -3,9 +3,11 @@
 d² = |μ₁ - μ₂|² + Tr Σ₁ + Tr Σ₂ - 2 Tr (Σ₁Σ₂)^½ (Dowson & Landau 1982; as FID on Inception features, Heusel et
 al. 2017). Σ divides by n - 1, as everyone's FID does.
 
-Tr (Σ₁Σ₂)^½ needs no square root of a non-symmetric matrix. With S = Σ₁^½ it is the sum of the roots of the
-eigenvalues of the symmetric S Σ₂ S, which are not negative: singular covariances are no special case. With fewer
-images than features it is the nuclear norm of K = X_c Y_cᵀ / √((n - 1)(m - 1)), (n, m) instead of (d, d).
+Tr (Σ₁Σ₂)^½ needs no square root of a non-symmetric matrix: see `cxr.metric.root_trace`. With fewer images than
+features it is the nuclear norm of K = X_c Y_cᵀ / √((n - 1)(m - 1)), (n, m) instead of (d, d).
+
+Moments are summed over blocks of images: beside features that lie on the disk (`numpy.load(…, mmap_mode="r")`), memory
+is that of a block and of (d, d), whatever n.
 
 The estimate is biased upwards by about (Tr Σ)(1/n + 1/m) and more in many dimensions: two halves of one set are
 not at distance 0. A distance is read beside that of real images to real images at the same n.
@@ -13,6 +15,7 @@ not at distance 0. A distance is read beside that of real images to real images 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +24,11 @@ import numpy.typing as npt
 
 from cxr.errors import UserError
 from cxr.metric.resample import Resamples
+from cxr.metric.root_trace import root_trace, root_traces
 
 __all__ = ["Moments", "distance", "frechet_distance", "moments", "resampled_moments"]
+
+_BLOCK = 2048  # images whose float64 copy is held at once: 32 MB of 2,048 features
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,11 +42,22 @@ class Moments:
 
 
 def moments(features: npt.ArrayLike) -> Moments:
-    """Return the moments of features (n, d), n at least 2; a UserError where there are none."""
+    """Return the moments of features (n, d), n at least 2; a UserError where there are none.
+
+    Sums are taken about the first block's mean, a point within the data: nothing large cancels.
+    """
     x = _checked(features)
-    mean = x.mean(axis=0)
-    centred = x - mean
-    return Moments(mean, centred.T @ centred / (len(x) - 1))
+    origin = x[:_BLOCK].mean(axis=0, dtype=np.float64)
+    _refuse_infinite(origin)
+    first, second = np.zeros_like(origin), np.zeros((x.shape[1], x.shape[1]))
+    for start in range(0, len(x), _BLOCK):
+        centred = np.subtract(x[start : start + _BLOCK], origin, dtype=np.float64)
+        first += centred.sum(axis=0)
+        _refuse_infinite(first)
+        second += centred.T @ centred
+    shift = first / len(x)
+    second -= len(x) * np.outer(shift, shift)
+    return Moments(origin + shift, second / (len(x) - 1))
 
 
 def resampled_moments(features: npt.ArrayLike, resamples: Resamples) -> Moments:
@@ -48,8 +65,9 @@ def resampled_moments(features: npt.ArrayLike, resamples: Resamples) -> Moments:
 
     Takes patients' sums, not images, through the resamples: R (P d²) and not R (N d²), for small d.
     """
-    x = _checked(features)
+    x = _checked(features).astype(np.float64)
     d, origin = x.shape[1], x.mean(axis=0)
+    _refuse_infinite(origin)
     centred = x - origin  # moments about a point within the data: nothing large cancels
     products = (centred[:, :, None] * centred[:, None, :]).reshape(len(x), d * d)
     columns = np.concatenate([np.ones((len(x), 1)), centred, products], axis=1)
@@ -68,12 +86,7 @@ def distance(a: Moments, b: Moments) -> Floats:
     finite = np.isfinite(a.covariance) & np.isfinite(b.covariance)
     known = np.asarray(finite.all(axis=(-2, -1)))
     covariances = [np.where(known[..., None, None], m.covariance, 0.0) for m in (a, b)]
-    values, vectors = np.linalg.eigh(covariances[0])
-    roots = np.sqrt(np.clip(values, 0.0, None))
-    half = (vectors * roots[..., None, :]) @ np.swapaxes(vectors, -1, -2)
-    product = half @ covariances[1] @ half
-    eigenvalues = np.linalg.eigvalsh((product + np.swapaxes(product, -1, -2)) / 2)
-    cross = np.sqrt(np.clip(eigenvalues, 0.0, None)).sum(axis=-1)
+    cross: Any = root_trace(*covariances) if known.ndim == 0 else root_traces(*covariances)
     traces = [np.trace(c, axis1=-2, axis2=-1) for c in covariances]
     found = _assembled(a.mean, b.mean, traces[0] + traces[1], cross)
     return np.asarray(np.where(known, found, np.nan))
@@ -90,10 +103,22 @@ def frechet_distance(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
         raise ValueError(f"features of {x.shape[1]} and {y.shape[1]} dimensions")
     if min(len(x), len(y)) >= x.shape[1]:
         return float(distance(moments(x), moments(y)))
-    mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
-    a, b = (x - mean_x) / np.sqrt(len(x) - 1), (y - mean_y) / np.sqrt(len(y) - 1)  # Σ₁ = aᵀ a
-    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
-    return float(_assembled(mean_x, mean_y, (a**2).sum() + (b**2).sum(), cross))
+    import torch
+
+    (mean_x, a), (mean_y, b) = _centred(x), _centred(y)
+    scale = math.sqrt((len(x) - 1) * (len(y) - 1))
+    cross = (
+        float(torch.linalg.svdvals(torch.from_numpy(a @ b.T)).sum()) / scale
+    )  # see root_trace: the faster LAPACK
+    traces = np.vdot(a, a) / (len(x) - 1) + np.vdot(b, b) / (len(y) - 1)
+    return float(_assembled(mean_x, mean_y, traces, cross))
+
+
+def _centred(x: npt.NDArray[np.floating]) -> tuple[Floats, Floats]:
+    """Return the mean (d,) and the float64 differences from it (n, d)."""
+    mean = np.asarray(x.mean(axis=0, dtype=np.float64))
+    _refuse_infinite(mean)
+    return mean, np.subtract(x, mean, dtype=np.float64)
 
 
 def _assembled(mean_a: Floats, mean_b: Floats, traces: Any, cross: Any) -> Floats:
@@ -102,14 +127,21 @@ def _assembled(mean_a: Floats, mean_b: Floats, traces: Any, cross: Any) -> Float
     return np.asarray(np.maximum(shift + traces - 2.0 * cross, 0.0), dtype=np.float64)
 
 
-def _checked(features: npt.ArrayLike) -> Floats:
-    x = np.asarray(features, dtype=np.float64)
+def _checked(features: npt.ArrayLike) -> npt.NDArray[np.floating]:
+    """Return features as they are, (n, d) floats, so that a memory-map is not read whole; whole numbers as float64."""
+    x = np.asanyarray(features)
+    if x.dtype.kind != "f":
+        x = x.astype(np.float64)
     if x.ndim != 2 or x.shape[1] < 1:
         raise ValueError(f"expected features (n, d), got {x.shape}")
     if len(x) < 2:
         raise UserError(
             f"FID: got {len(x)} images in a set, expected at least 2: one image has no covariance"
         )
-    if not np.isfinite(x).all():
-        raise UserError("FID: a feature is not finite; expected numbers: look at the network that made it")
     return x
+
+
+def _refuse_infinite(mean: Floats) -> None:
+    """Refuse features that are not finite, as their mean shows."""
+    if not np.isfinite(mean).all():
+        raise UserError("FID: a feature is not finite; expected numbers: look at the network that made it")

@@ -5,7 +5,8 @@ samples: identical distributions give 0 ± noise at any n, and the value may be 
 
 Two estimates: over all images (`unbiased_mmd2`, the headline, with an interval by resampling) and, as papers print it,
 the mean over random subsets of min(1000, n // 2) images (`kid`), n the smaller of the two samples. Both expect the
-same; the subsets' standard deviation is theirs, and no interval, as the subsets overlap.
+same; the subsets' standard deviation is theirs, and no interval, as the subsets overlap. They share one kernel matrix
+(`cxr.metric.subset_mmd`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr.errors import UserError
+from cxr.metric.polynomial import kernel
 from cxr.metric.resample import Resamples
+from cxr.metric.subset_mmd import subset_mmd2, unbiased_mmd2
 
 __all__ = ["Kid", "kernel", "kid", "mmd2_within", "resampled_mmd2", "subset_size", "unbiased_mmd2"]
 
@@ -36,21 +39,9 @@ class Kid:
     n_subsets: int
 
 
-def kernel(x: npt.ArrayLike, y: npt.ArrayLike) -> Floats:
-    """Return k(x, y) = (x·y/d + 1)³ of features (n, d) and (m, d): (n, m)."""
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    return np.asarray((x @ y.T / x.shape[1] + 1.0) ** 3)
-
-
 def subset_size(n_real: int, n_fake: int) -> int:
     """Return KID's subset size for these sample counts: min(1000, n // 2)."""
     return min(1000, min(n_real, n_fake) // 2)
-
-
-def unbiased_mmd2(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
-    """Return the unbiased squared MMD of features (n, d) and (m, d), at least 2 of each."""
-    within = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (kernel(x, x), kernel(y, y))]
-    return float(sum(within) - 2.0 * kernel(x, y).mean())
 
 
 def mmd2_within(joint: Floats, first: Ints, second: Ints) -> float:
@@ -75,12 +66,11 @@ def kid(real: npt.ArrayLike, fake: npt.ArrayLike, *, n_subsets: int, seed: int) 
             "give the validation part more images (split.val) or generate more"
         )
     rng = np.random.default_rng(seed)
-    values = [
-        unbiased_mmd2(
-            real[rng.choice(len(real), size, replace=False)], fake[rng.choice(len(fake), size, replace=False)]
-        )
+    drawn = [
+        (rng.choice(len(real), size, replace=False), rng.choice(len(fake), size, replace=False))
         for _ in range(n_subsets)
     ]
+    values = subset_mmd2(real, fake, [rows for rows, _ in drawn], [rows for _, rows in drawn])
     return Kid(float(np.mean(values)), float(np.std(values)), len(real), len(fake), size, n_subsets)
 
 

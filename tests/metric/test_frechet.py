@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.linalg import sqrtm
@@ -115,10 +118,45 @@ def test_a_resample_of_one_image_has_no_distance() -> None:
     assert np.isfinite(distance(single, single)).all()
 
 
+def test_moments_over_blocks_are_numpys() -> None:
+    rng = np.random.default_rng(0)
+    x = np.concatenate(
+        [rng.normal(size=(2500, 4)), rng.normal(50, 3, (2100, 4))]
+    )  # sorted: the blocks differ
+    found = moments(x)
+    np.testing.assert_allclose(found.mean, x.mean(axis=0), rtol=1e-13)
+    np.testing.assert_allclose(found.covariance, np.cov(x, rowvar=False), rtol=1e-12)
+    single = moments(x.astype(np.float32))  # summed in float64
+    np.testing.assert_allclose(
+        single.covariance, np.cov(x.astype(np.float32).astype(np.float64), rowvar=False), rtol=1e-12
+    )
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    peaks = []
+    for n in (10_000, 100_000):
+        file = tmp_path / f"{n}.npy"
+        held = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(n, 16))
+        held[:] = np.random.default_rng(0).normal(size=(n, 16))
+        features = np.load(file, mmap_mode="r")
+        frechet_distance(features[:100], features[:100])  # what is imported on the way is no memory of it
+        tracemalloc.start()
+        frechet_distance(features, features[::-1])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]  # ten times the images
+
+
 def test_what_has_no_distance_is_refused() -> None:
     with pytest.raises(UserError, match="at least 2"):
         frechet_distance(np.zeros((1, 3)), np.zeros((5, 3)))
     with pytest.raises(UserError, match="not finite"):
         frechet_distance([[0.0], [np.nan]], [[0.0], [1.0]])
+    with pytest.raises(UserError, match="not finite"):
+        frechet_distance([[0.0, 1], [np.inf, 1]], [[0.0, 1], [1.0, 1]])
+    with pytest.raises(UserError, match="not finite"):
+        frechet_distance(
+            [[0.0, 1, 2], [np.inf, 1, 2]], [[0.0, 1, 2], [1.0, 1, 2]]
+        )  # fewer images than features
     with pytest.raises(ValueError, match="3 and 2 dimensions"):
         frechet_distance(np.zeros((4, 3)), np.zeros((4, 2)))
