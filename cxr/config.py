@@ -208,9 +208,10 @@ def run_app(config_name: str, job: Callable[[DictConfig], object]) -> None:
     # Hydra prints its own errors and exits with 1 unless told to raise them; we print one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        from cxr.startup import one_repository_for_lists
         from cxr.sweep import first_job_stands_in
 
-        with as_ctrl_c(), first_job_stands_in():
+        with as_ctrl_c(), first_job_stands_in(), one_repository_for_lists():
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(checked)()
     except Exception as error:
         remove_empty_sweep(error)

@@ -14,7 +14,7 @@ LEVELS: list[set[str]] = [
     {"errors", "_torchvision", "_memory", "_parent"},
     {"files", "mistakes", "share"},
     {"target"},
-    {"signature", "sweep", "trainer_rules"},
+    {"signature", "startup", "sweep", "trainer_rules"},
     {"rules"},
     {"run"},
     {"search"},

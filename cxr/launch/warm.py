@@ -112,6 +112,11 @@ class WarmParent:
         self._send({"modules": list(modules)})
         self.close = weakref.finalize(self, _end, self._process, self._connection, log)
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def settled(self) -> bool:
         """Look whether it has imported everything, or can no more."""
         self._read()

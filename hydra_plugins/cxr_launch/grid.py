@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import cxr.launch.grid as implementation
+from hydra.plugins.sweeper import Sweeper
+
+from cxr.launch.later import Later
 
 
-class GridSweeper(implementation.GridSweeper):
+class GridSweeper(Sweeper, metaclass=Later, of="cxr.launch.grid"):
     """See cxr/launch/grid.py. Hydra finds a plugin by the module in which its class is made."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import cxr.launch.search as implementation
+from hydra.plugins.sweeper import Sweeper
+
+from cxr.launch.later import Later
 
 
-class OptunaSweeper(implementation.OptunaSweeper):
+class OptunaSweeper(Sweeper, metaclass=Later, of="cxr.launch.search"):
     """See cxr/launch/search.py. Hydra finds a plugin by the module in which its class is made."""

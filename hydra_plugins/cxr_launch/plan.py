@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import cxr.launch.plan as implementation
+from hydra.plugins.launcher import Launcher
+
+from cxr.launch.later import Later
 
 
-class PlanLauncher(implementation.PlanLauncher):
+class PlanLauncher(Launcher, metaclass=Later, of="cxr.launch.plan"):
     """See cxr/launch/plan.py. Hydra finds a plugin by the module in which its class is made."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import cxr.launch.processes as implementation
+from hydra.plugins.launcher import Launcher
+
+from cxr.launch.later import Later
 
 
-class ProcessLauncher(implementation.ProcessLauncher):
+class ProcessLauncher(Launcher, metaclass=Later, of="cxr.launch.processes"):
     """See cxr/launch/processes.py. Hydra finds a plugin by the module in which its class is made."""

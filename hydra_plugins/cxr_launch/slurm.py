@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import cxr.launch.slurm as implementation
+from hydra.plugins.launcher import Launcher
+
+from cxr.launch.later import Later
 
 
-class SlurmLauncher(implementation.SlurmLauncher):
+class SlurmLauncher(Launcher, metaclass=Later, of="cxr.launch.slurm"):
     """See cxr/launch/slurm.py. Hydra finds a plugin by the module in which its class is made."""
