@@ -99,7 +99,10 @@ def test_covidgan_resnet50_is_their_table_3() -> None:
     assert network(images()).shape == (2, 3)
 
 
-@pytest.mark.parametrize(("name", "features"), [("densenet121", 1024), ("resnet50", 2048)])
+@pytest.mark.parametrize(
+    ("name", "features"),
+    [("densenet121", 1024), pytest.param("resnet50", 2048, marks=pytest.mark.slow)],  # the paper's stays
+)
 def test_densenet14_is_a_pool_and_a_dense_layer(name: str, features: int) -> None:
     network = make(name=name, n_outputs=14, frozen=True).eval()
     assert sum(p.numel() for p in network.parameters() if p.requires_grad) == (features + 1) * 14
