@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cxr.data.near import Fingerprints, near_pairs
+from cxr.data.near import MIN_PX, Fingerprints, near_pairs
 from cxr.metric.audit_record import Verdict
 
 __all__ = ["drawn_alike", "files", "held_out_learnt", "near", "near_learnt", "patients", "recorded_split"]
@@ -82,23 +82,22 @@ def files(index: pd.DataFrame, parts: Parts, name: Name) -> Verdict:
     return Verdict(question, "clean", f"none of {n:,} images, by SHA-256 ({_sizes(parts)})", n)
 
 
-def near(index: pd.DataFrame, prints: Fingerprints, parts: Parts, name: Name) -> Verdict:
-    """Look for near-duplicates in two parts, other than identical files; `prints` are of all rows of the index."""
+def near(index: pd.DataFrame, prints: Fingerprints | None, parts: Parts, name: Name) -> Verdict:
+    """Look for near-duplicates in two parts, other than identical files; `prints` as in `near_learnt`."""
     question = "a near-duplicate in two parts"
+    if prints is None:
+        return _too_small(question)
     hashes, ids = index["content_hash"].to_numpy(), index["image_id"].to_numpy()
+    rows = np.concatenate([parts[part] for part in parts])
+    part_of = np.repeat(list(parts), [len(parts[part]) for part in parts])
+    n = sum(len(parts[a]) * len(parts[b]) for a, b in combinations(parts, 2))
     found: list[tuple[float, str]] = []
-    n = 0
-    for a, b in combinations([part for part in parts if len(parts[part])], 2):
-        n += len(parts[a]) * len(parts[b])
-        pairs = near_pairs(prints.take(parts[a]), prints.take(parts[b]))
-        for i, j, likeness in zip(parts[a][pairs.i], parts[b][pairs.j], pairs.likeness, strict=True):
-            if hashes[i] != hashes[j]:
-                found.append(
-                    (
-                        float(likeness),
-                        f"{name(str(ids[i]))} ({a}) and {name(str(ids[j]))} ({b}), {likeness:.3f} alike",
-                    )
-                )
+    pairs = near_pairs(prints.take(rows))
+    for a, b, likeness in zip(pairs.i, pairs.j, pairs.likeness, strict=True):
+        i, j = rows[a], rows[b]
+        if part_of[a] != part_of[b] and hashes[i] != hashes[j]:
+            both = f"{name(str(ids[i]))} ({part_of[a]}) and {name(str(ids[j]))} ({part_of[b]})"
+            found.append((float(likeness), f"{both}, {likeness:.3f} alike"))
     if found:
         return Verdict(question, "LEAK", f"{len(found):,} of {n:,} pairs are one radiograph, if not one file", n,
                        max(found)[1], "look at them (share_ids=plain names them); near_duplicates=group keeps them together: "
@@ -132,27 +131,26 @@ def near_learnt(
     question: str,
     index: pd.DataFrame,
     held_out: Rows,
-    own: Fingerprints,
+    prints: Fingerprints | None,
     others: Fingerprints,
-    other_hashes: Collection[str] | None,
+    learnt: Collection[str],
     name: Name,
     *,
     who: str,
     mend: str,
 ) -> Verdict:
-    """Look for held-out images (`own`, row by row) among the near-duplicates of what somebody learnt from.
+    """Look for held-out images (rows) among the near-duplicates of what somebody learnt from.
 
-    other_hashes: of the files behind `others`, in order: identical files are another question's; None: no files.
+    prints: of all rows of the index; None: the images are too small. others: of what was learnt from; `learnt` are
+    its content hashes: an image of which the very file is among them is another question's.
     """
-    n = len(own) * len(others)
-    pairs = near_pairs(own, others)
+    if prints is None:
+        return _too_small(question)
     hashes = index["content_hash"].to_numpy()
-    theirs = None if other_hashes is None else list(other_hashes)
-    found = [
-        (float(likeness), int(held_out[i]))
-        for i, j, likeness in zip(pairs.i, pairs.j, pairs.likeness, strict=True)
-        if theirs is None or hashes[held_out[i]] != theirs[int(j)]
-    ]
+    held_out = held_out[~np.isin(hashes[held_out].astype(str), list(learnt))]
+    n = len(held_out) * len(others)
+    pairs = near_pairs(prints.take(held_out), others)
+    found = [(float(likeness), int(held_out[i])) for i, likeness in zip(pairs.i, pairs.likeness, strict=True)]
     n_images = len({row for _, row in found})
     if found:
         likeness, row = max(found)
@@ -176,6 +174,11 @@ def drawn_alike(
                        "augment training images only (CXRDataModule does), then evaluate again")  # fmt: skip
     told = f"{n:,} {part_names} images, drawn twice by the run's own loader, are the cache's to the byte"
     return Verdict(question, "clean", told, n)
+
+
+def _too_small(question: str) -> Verdict:
+    told = f"images of fewer than {MIN_PX} px are too small to know copies by"
+    return Verdict(question, "not known", told, mend=f"train at cache.size_px={MIN_PX} or more")
 
 
 def _crossing(index: pd.DataFrame, parts: Parts, column: str) -> Iterator[tuple[Any, str, str]]:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cxr.data.near import Fingerprints, fingerprints
+from cxr.data.near import MIN_PX, Fingerprints, fingerprints
+from cxr.data.synthetic import SyntheticSet
 from cxr.errors import UserError
 from cxr.evaluation import audit, audit_model
 from cxr.files import read_json
@@ -52,7 +53,10 @@ def audit_run(
     _same_images(run_dir, prepared, manifest)
     name = Ids(run_dir.parent, share_ids)
     result = read_result(run_dir) if (run_dir / RESULT).is_file() else None
-    prints = fingerprints(prepared.cached.images)
+    images = prepared.cached.images
+    prints = (
+        None if images.shape[1] < MIN_PX else fingerprints(images)
+    )  # made anew, not as the cache keeps them
     found = _of_images(prepared, manifest, result, prints, name)
     is_classifier = isinstance(config.get("classifier"), dict)
     makers = [m for one in prepared.synthetic for m in makers_of(one, run_dir.parent, data_root, own_root)]
@@ -100,7 +104,7 @@ def _of_images(
     prepared: Prepared,
     manifest: Mapping[str, Any],
     result: Mapping[str, Any] | None,
-    prints: Fingerprints,
+    prints: Fingerprints | None,
     name: Ids,
 ) -> list[Verdict]:
     """Ask what only images, parts and the training's record can answer."""
@@ -123,7 +127,7 @@ def _of_images(
     ]  # fmt: skip
 
 
-def _of_maker(maker: Maker, prepared: Prepared, prints: Fingerprints, name: Ids) -> list[Verdict]:
+def _of_maker(maker: Maker, prepared: Prepared, prints: Fingerprints | None, name: Ids) -> list[Verdict]:
     """Ask what a GAN, a judge or first weights learnt from."""
     index, held_out = prepared.cached.index, _held_out(prepared)
     behind = f"{maker.role} {maker.name}" + (f" of {maker.of}" if maker.role != "first weights" else "")
@@ -146,16 +150,16 @@ def _of_maker(maker: Maker, prepared: Prepared, prints: Fingerprints, name: Ids)
         )
     if maker.prints is None:
         return [exact]
-    alike = audit.near_learnt(f"near-duplicates behind {behind}", index, held_out, prints.take(held_out), *maker.prints, name,
+    alike = audit.near_learnt(f"near-duplicates behind {behind}", index, held_out, prints, maker.prints, maker.learnt, name,
                               who="trained it", mend=OTHER)  # fmt: skip
     return [exact, alike]
 
 
-def _copies(one: Any, prepared: Prepared, prints: Fingerprints, name: Ids) -> Verdict:
+def _copies(one: SyntheticSet, prepared: Prepared, prints: Fingerprints | None, name: Ids) -> Verdict:
     """Ask whether a synthetic set holds copies of held-out images, whoever made it."""
-    held_out = _held_out(prepared)
-    return audit.near_learnt(f"copies of held-out images in {one.path.name}", prepared.cached.index, held_out,
-                             prints.take(held_out), fingerprints(one.images), None, name, who="are synthetic",
+    made = Fingerprints(np.empty((0, 0, 0), np.uint8)) if prints is None else fingerprints(one.images)
+    return audit.near_learnt(f"copies of held-out images in {one.path.name}", prepared.cached.index, _held_out(prepared),
+                             prints, made, (), name, who="are synthetic",
                              mend="leave the set out, or make another; score.py memorisation=true shows the pairs")  # fmt: skip
 
 

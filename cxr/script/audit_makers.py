@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from cxr.data.near import Fingerprints, fingerprints
+from cxr.data.near import MIN_PX, Fingerprints, fingerprints
+from cxr.data.near_store import NEAR_FILE, read_prints
 from cxr.data.synthetic import SyntheticSet
 from cxr.errors import UserError
 from cxr.files import file_sha256, read_json
@@ -32,7 +33,7 @@ class Maker:
         learnt: content hashes of the images that trained it, as recorded and as its data and split say today.
         chose: of those that chose among its epochs (a judge's validation images).
         forgotten: how many of `learnt` the record that came along does not name.
-        prints: fingerprints of the images that trained it, with their hashes in order; None where its data are gone.
+        prints: fingerprints of the images that trained it, of its data or as its set kept them; None: neither is here.
         unknown: why its own run could not be read again; None: it was.
     """
 
@@ -42,7 +43,7 @@ class Maker:
     learnt: frozenset[str]
     chose: frozenset[str] = frozenset()
     forgotten: int = 0
-    prints: tuple[Fingerprints, list[str]] | None = None
+    prints: Fingerprints | None = None
     unknown: str | None = field(default=None)
 
 
@@ -79,7 +80,8 @@ def makers_of(one: SyntheticSet, runs_dir: Path, data_root: Path | None, own_roo
         chose = chosen_on if role == "judge" else frozenset()
         prepared, unknown = _again(runs_dir / name, path.name, sha256, data_root, own_root)
         if prepared is None:
-            found.append(Maker(role, name, one.path.name, recorded, chose, unknown=unknown))
+            kept = _kept(one) if role == "GAN" else None
+            found.append(Maker(role, name, one.path.name, recorded, chose, prints=kept, unknown=unknown))
             continue
         today = frozenset(prepared.hashes("train"))
         if role == "judge":
@@ -147,10 +149,15 @@ def _again(
         return None, f"the data of {run_dir.name} cannot be read ({error})"
 
 
-def _prints(prepared: Prepared) -> tuple[Fingerprints, list[str]]:
+def _prints(prepared: Prepared) -> Fingerprints | None:
     rows = prepared.rows["train"]
     if prepared.mixture is not None:
         rows = np.unique(rows[prepared.mixture.real])
-    images = np.asarray(prepared.cached.images)  # a memory-map: what follows reads image by image
-    hashes = prepared.cached.index["content_hash"].to_numpy()[rows].tolist()
-    return fingerprints(images[rows]), hashes
+    images = prepared.cached.images
+    return None if images.shape[1] < MIN_PX else fingerprints(np.asarray(images[rows]))
+
+
+def _kept(one: SyntheticSet) -> Fingerprints | None:
+    """Return the fingerprints that a set keeps of what trained its GAN; older sets keep none."""
+    sha256 = one.manifest.get("near_sha256")
+    return None if sha256 is None else read_prints(one.path / NEAR_FILE, sha256)
