@@ -158,6 +158,11 @@ def make_index(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> pd.D
     if len(set(ids)) != len(ids):
         twice = [image_id for image_id, n in Counter(ids).items() if n > 1]
         raise UserError(f"{len(twice)} image(s) listed twice or more (first: {twice[0]}); expected each once")
+    for image_id in ids:
+        if isinstance(image_id, str) and not _is_text(image_id):
+            raise UserError(
+                f"{image_id!a}: the file's name is not UTF-8; expected a name that is; rename it"
+            )
     rows = sorted(rows, key=lambda row: str(row["image_id"]))
     columns: dict[str, Any] = {
         "image_id": _text(rows, "image_id", required=True),
@@ -220,6 +225,15 @@ def _hash(path: Path) -> str:
         return file_sha256(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); expected an image file") from None
+
+
+def _is_text(name: str) -> bool:
+    """Say whether a name can be written as text: a disk takes any bytes, which Python keeps as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_image(name: str) -> bool:
