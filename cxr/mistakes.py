@@ -58,6 +58,8 @@ def explain(error: BaseException) -> str | None:
         return " ".join(str(error).split())
     if isinstance(error, OSError) and (told := _disk(error)):
         return told
+    if isinstance(error, RuntimeError) and (told := _worker(error)):
+        return told
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark
         where = (
@@ -90,6 +92,22 @@ def _disk(error: OSError) -> str | None:
         where = error.filename2 or error.filename
         return f"{where}: {error.strerror}; expected a place that can be read and written: mend it, or set {places} elsewhere"
     return None
+
+
+def _worker(error: RuntimeError) -> str | None:
+    """Say that a data worker has died, by what torch's DataLoader raises then; None for any other error."""
+    if not re.match(r"DataLoader worker \(pid", str(error)):
+        return None
+    said = re.search(r"killed by signal: (Killed|Bus error|\w[\w ]*)", f"{error} {error.__cause__}")
+    why = {
+        "Killed": " (SIGKILL: often for want of memory)",
+        "Bus error": " (SIGBUS: /dev/shm is full, or an image file was cut short)",
+    }
+    how = f"was ended by a signal: {said[1]}{why.get(said[1], '')}" if said else "ended; its message is above"
+    return (
+        f"loader.num_workers: a data worker {how}; set loader.num_workers=0, or give it more memory (docker's /dev/shm: "
+        "--shm-size=1g); the same command goes on from the last checkpoint"
+    )
 
 
 def first_line(error: BaseException) -> str:

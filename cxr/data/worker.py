@@ -6,6 +6,7 @@ parent, which means to finish its step, would fail for lack of images.
 
 from __future__ import annotations
 
+import multiprocessing.queues
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ __all__ = ["begin_worker"]
 
 def begin_worker(worker: int) -> None:
     """Leave to the parent what the parent answers; the `worker_init_fn` of a DataLoader."""
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_unsent)  # type: ignore[attr-defined]  # a hook that the stubs lack
     # Elsewhere than on Linux a worker looks for its parent every 5 s while it waits for work (torch's own watch).
     end_with_parent(signal.SIGKILL, os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -27,6 +29,12 @@ def begin_worker(worker: int) -> None:
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # for the thread below to take
     threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _unsent(error: BaseException, batch: object) -> None:
+    """End the worker, which cannot send a batch: /dev/shm is full. Python drops it, and the parent waits for ever."""
+    print(f"data worker: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _obey(parent: int) -> None:
