@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ __all__ = [
     "file_sha256",
     "read_json",
     "read_parquet",
+    "remove_unfinished",
     "write_json",
     "write_text",
 ]
@@ -50,6 +52,15 @@ def atomic_path(target: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(target)) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left of `atomic_path` in a folder; only for who alone writes there."""
+    for left in folder.glob(".*"):
+        if (
+            re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.[^.]+)?", left.name) and left.is_file()
+        ):  # as mkstemp names them
+            left.unlink(missing_ok=True)
 
 
 def write_text(target: Path, text: str) -> None:

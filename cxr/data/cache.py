@@ -33,7 +33,7 @@ from cxr.data.decode import BadImage, Fit, NeedsWindow, fit, to_uint8
 from cxr.data.index import Source
 from cxr.data.stack import open_stack
 from cxr.errors import UserError
-from cxr.files import atomic_path, digest, file_sha256, read_json, read_parquet, write_json
+from cxr.files import atomic_path, digest, file_sha256, read_json, read_parquet, remove_unfinished, write_json
 
 __all__ = ["CachedImages", "ImageCache"]
 
@@ -259,6 +259,7 @@ def _open_partial(
             done = np.frombuffer(bitmap.read_bytes(), np.uint8).copy()
             # Looked at before it is opened for writing, which would make it as large as its header says.
             if open_stack(pixels).shape == shape and done.shape == shape[:1]:
+                remove_unfinished(partial)
                 return np.lib.format.open_memmap(pixels, mode="r+"), done
     except (UserError, OSError, ValueError):
         pass

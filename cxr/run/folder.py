@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from cxr.errors import UserError
-from cxr.files import read_json, write_json, write_text
+from cxr.files import read_json, remove_unfinished, write_json, write_text
 from cxr.run.naming import config_hash, differences, safe_name
 from cxr.share import clean
 from cxr.target import check_foreign
@@ -131,6 +131,8 @@ class Run:
         """Say that this process works on the run now, and keep the configuration beside it."""
         self._began = time.monotonic()
         if self.primary:
+            for folder in (self.path, self.checkpoints):
+                remove_unfinished(folder)
             write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.config)))
         attempts = int(self.status.get("attempts", 0)) + 1
         self._write(

@@ -215,3 +215,35 @@ def test_a_run_that_ended_before_its_first_checkpoint_can_be_corrected(tmp_path:
         (run.checkpoints / "last.ckpt").touch()
     with pytest.raises(UserError, match="lr: 2 → 3"):
         open_run(tmp_path, "r", {"lr": 3}, {"lr": 3})
+
+
+def test_what_a_killed_writer_left_goes_when_the_run_goes_on(tmp_path: Path) -> None:
+    """`kill -9` between a temporary file and its renaming; a checkpoint's is large."""
+    script = """
+import os, sys
+from pathlib import Path
+from cxr.files import atomic_path
+from cxr.run import open_run
+run = open_run(Path(sys.argv[1]), "r", {"seed": 0}, {"seed": 0})
+run.start()
+writing = [atomic_path(target) for target in (run.checkpoints / "last.ckpt", run.path / "status.json")]
+for one in writing:
+    one.__enter__()
+(run.path / ".notes.txt").touch()
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=REPOSITORY, check=False)
+    left = {"checkpoints/last.ckpt", "status.json"}
+
+    def temporaries() -> set[str]:
+        found = [
+            p.relative_to(tmp_path / "r") for p in (tmp_path / "r").rglob(".*") if p.name.count(".") == 4
+        ]
+        return {(p.parent / ".".join(p.name.split(".")[1:3])).as_posix() for p in found}
+
+    assert temporaries() == left
+    with open_run(tmp_path, "r", {"seed": 0}, {"seed": 0}) as run:
+        run.start()
+        assert temporaries() == set()
+        assert (tmp_path / "r/.notes.txt").exists(), "somebody's own"
+        run.finish({})
