@@ -9,6 +9,7 @@ would: session, streams, folder, environment, signals, `__main__`.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -18,6 +19,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -49,7 +51,13 @@ def main() -> None:
     server.send({"unfit": unfit()})
     words = server.serve(_stamps())
     if words is not None:
-        _run(words)
+        try:
+            _run(words)
+        except SystemExit as end:
+            if not isinstance(end.code, int | None):
+                raise  # it is a message, which the interpreter prints
+            _leave(end.code or 0)
+        _leave(0)
 
 
 def unfit() -> str:
@@ -223,6 +231,18 @@ def _run(words: Sequence[str]) -> None:
     else:
         sys.argv = list(words)
         runpy.run_path(words[0], run_name="__main__")
+
+
+def _leave(code: int) -> None:
+    """End as the interpreter ends, but for taking apart every module: that copies the parent's pages (0.3 s).
+
+    multiprocessing's forked processes end so too. What ends with an exception goes the interpreter's own way.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for the job's threads, before atexit as at any end
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
