@@ -126,9 +126,9 @@ def test_inception_is_torch_fidelitys(random_inception: Path) -> None:
     )
     with torch.inference_mode():
         features, logits = theirs(torch.from_numpy(IMAGES[:3]).unsqueeze(1).repeat(1, 3, 1, 1))
-    np.testing.assert_array_equal(found.features, features.numpy())
     assert found.logits is not None
-    np.testing.assert_array_equal(found.logits, logits.numpy())
+    for one, their in ((found.features, features.numpy()), (found.logits, logits.numpy())):  # see test_fold
+        assert np.linalg.norm(one - their) < 1e-6 * np.linalg.norm(their)
     assert ours.name == f"inception@{ours.protocol['weights_sha256'][:8]}"
 
 
