@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxr.data.convert import to_float
 from cxr.data.near import fingerprints
 from cxr.data.phantom import Phantom
 from cxr.errors import UserError
@@ -141,10 +142,9 @@ def test_selection(monitor: str, log: list[str], answer: str) -> None:
 
 def test_normalisation_is_by_fixed_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert audit_model.normalisation({"fit": "pad", "window": None}).answer == "clean"
-    own = audit_model.to_float
 
     def by_batch(images, channels):  # type: ignore[no-untyped-def]
-        found = own(images, channels)
+        found = to_float(images, channels)
         return found - found.mean()
 
     monkeypatch.setattr(audit_model, "to_float", by_batch)
