@@ -131,6 +131,7 @@ def test_killed_training_equals_undisturbed(command: list[str], more: int, tmp_p
     assert status["metric"] == read_status(calm / "runs/r")["metric"]
 
 
+@pytest.mark.slow  # tests/faults/test_kill_anywhere.py has an ordinary one
 def test_killed_generation_equals_undisturbed(tmp_path: Path) -> None:
     finish([*GAN, "trainer.limit_train_batches=2", "callback.checkpoints.every_n_minutes=null"], tmp_path)
     finish([*SAMPLE, "name=calm"], tmp_path)
