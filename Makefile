@@ -1,6 +1,7 @@
 # make demo      the whole chain on procedural images, a report at the end
 # make paper PAPER=talukdar DATA=FOLDER    all stages of a paper; SCALE=tiny: in minutes; ARGS=preview=true: only said
 # make test      the tests, less the slow ones        make test-all   every test
+# make bench     speed against peers, in a table of minutes; ARGS=only=E1,D: some; ARGS=write=true: docs/benchmarks.md too
 # make lint      ruff and mypy                        make format     let ruff mend what it can
 # make audit     known vulnerabilities of what is pinned, where a database can be reached
 # make lock      supply/*.txt anew, after constraints.txt has changed; needs uv
@@ -10,7 +11,7 @@
 # Every file must have the SHA-256 that supply/*.txt names (docs/reliability.md, Supply chain); HASHES=no, where your index
 # serves wheels of its own, goes by versions alone.
 
-.PHONY: demo paper test test-all lint format audit lock venv clean
+.PHONY: demo paper test test-all bench lint format audit lock venv clean
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
 PYTHON ?=
@@ -35,6 +36,12 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	@.venv/bin/python -m pytest $(PARALLEL) $(ARGS)
+
+bench: $(STAMP)
+	@.venv/bin/python -c 'import kornia, litdata' 2>/dev/null || \
+	  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[bench]' </dev/null || \
+	  echo "make: a peer could not be installed: its rows say so" >&2
+	@.venv/bin/python -m benchmarks $(ARGS)
 
 lint: $(STAMP)
 	@.venv/bin/ruff check .
