@@ -177,7 +177,8 @@ def text(held: dict[str, Columns]) -> str:
     lines = [
         (
             "| Run | Memory (RSS) at the end | Its slope, KiB per 1,000 steps | Of the last half "
-            "| Python's blocks per 1,000 steps | Workers' slope (private pages) | Open files, threads, children, shared mappings | Log, bytes per 1,000 steps |"
+            "| Python's blocks per 1,000 steps | Workers' slope (private pages) "
+            "| Open files, threads, children, shared mappings | Log, bytes per 1,000 steps |"
         ),
         "|---|---|---|---|---|---|---|---|",
     ]
