@@ -62,7 +62,7 @@ class InceptionExtractor(Extractor):
             images.device.type != self._laid_out_for
         ):  # once: channels last is the CPU's; cuDNN in float32 wants NCHW
             last = images.device.type == "cpu"
-            self.network.to(memory_format=torch.channels_last if last else torch.contiguous_format)
+            self._inception.to(memory_format=torch.channels_last if last else torch.contiguous_format)
             self._laid_out_for = images.device.type
         features, logits = self._inception(images.expand(-1, 3, -1, -1))
         return features, logits
