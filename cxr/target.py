@@ -126,6 +126,8 @@ def check_foreign(config: Mapping[str, Any], file: object) -> None:
     try:
         for path, node in targets(config):
             target = node["_target_"]
+            if not isinstance(target, str):
+                resolve_target(target, path)  # refuses it
             if target in RUNS_A_PROGRAM and not path.startswith(
                 "callback."
             ):  # of a training: never built from a run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -65,15 +64,20 @@ def load_local(body: nn.Module, path: Path, channels: int) -> None:
         raise UserError(f"classifier.checkpoint_path: {path}: no such file; set {WAYS_OUT}")
     try:
         state: dict[str, Any] = load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+    except Exception as error:  # torch raises a dozen kinds for a foreign or broken file, safetensors its own
+        if type(error).__name__ == "SafetensorError":
+            raise UserError(
+                f"classifier.checkpoint_path: {path} is damaged ({error}); fetch it again"
+            ) from error
+        told = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise UserError(
             f"classifier.checkpoint_path: {path} is no file of plain tensors "
-            f"({str(error).splitlines()[0][:120]}); save the network's state_dict() and name that file"
+            f"({told}); save the network's state_dict() and name that file"
         ) from error
-    except Exception as error:  # safetensors' error derives from nothing narrower
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise UserError(f"classifier.checkpoint_path: {path} is damaged ({error}); fetch it again") from error
+    if not isinstance(state, dict):
+        raise UserError(
+            f"classifier.checkpoint_path: {path} holds a {type(state).__name__}; expected a network's state_dict()"
+        )
     own = body.state_dict()
     found = _match(own, state, channels)
     missing = [k for k in own if k not in found and not k.endswith("num_batches_tracked")]

@@ -254,7 +254,8 @@ def _status(path: Path, whole: bool = False) -> dict[str, Any]:
         "state": status.get("state") not in get_args(State)[1:],
         "identity": not isinstance(status.get("identity", None if whole else {}), dict),
         "metric": not _is_metric(status.get("metric")),
-        "headline": status.get("headline") not in [None, *(status.get("metric") or {})],
+        "headline": status.get("headline")
+        not in [None, *(scores if isinstance(scores := status.get("metric"), dict) else {})],
         "attempts": type(status.get("attempts", 0)) is not int,
         "wall_s": not _is_number(status.get("wall_s")),
     }.items():

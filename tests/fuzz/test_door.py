@@ -31,10 +31,14 @@ BASES: dict[str, list[str]] = {
 }
 VALUES = [
     *("0", "1", "-1", "3", "0.5", "1e-3", "1e400", "-0.0", "nan", "inf", ".inf", "0x10", "1_000", "99999999999999999999999"),
-    *("true", "false", "yes", "null", "~", "", "''", '"a"', "a b", "2020-01-01", "12:30:45", "é", "日本", "a\nb", "\t", "\\", "'", '"', "#", "@"),
-    *("[]", "[1,2]", "[a,[b]]", "{}", "{a: 1}", "{_target_: os.system}", "{a: {b: [1, null]}}", "[", "}", "[1,", "{a}", "a,b", "1,2", "=", "a=b"),
-    *("${seed}", "${nope}", "${oc.env:HOME}", "${oc.env:NOPE}", "${", "${oc.select:x,1}", "${count:1}", "???", "x" * 300, "/", "../x", "*", "glob(*)"),
-    *("range(1,3)", "choice(1,2)", "interval(0,1)", "!!python/object/apply:os.system [id]", "&a", "*a", "|", ">", "cxr.nope.Nope", "os.system"),
+    *("true", "false", "yes", "null", "~", "", "''", '"a"', "a b", "2020-01-01", "12:30:45", "é", "日本", "a\nb",
+      "\t", "\\", "'", '"', "#", "@"),
+    *("[]", "[1,2]", "[a,[b]]", "{}", "{a: 1}", "{_target_: os.system}", "{a: {b: [1, null]}}",
+      "[", "}", "[1,", "{a}", "a,b", "1,2", "=", "a=b"),
+    *("${seed}", "${nope}", "${oc.env:HOME}", "${oc.env:NOPE}", "${", "${oc.select:x,1}", "${count:1}",
+      "???", "x" * 300, "/", "../x", "*", "glob(*)"),
+    *("range(1,3)", "choice(1,2)", "interval(0,1)", "!!python/object/apply:os.system [id]",
+      "&a", "*a", "|", ">", "cxr.nope.Nope", "os.system"),
 ]  # fmt: skip
 
 
