@@ -160,9 +160,7 @@ def make_index(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> pd.D
         raise UserError(f"{len(twice)} image(s) listed twice or more (first: {twice[0]}); expected each once")
     for image_id in ids:
         if isinstance(image_id, str) and not _is_text(image_id):
-            raise UserError(
-                f"{image_id!a}: the file's name is not UTF-8; expected a name that is; rename it"
-            )
+            raise UserError(f"{image_id!a}: the file's name is not UTF-8; expected a name that is; rename it")
     rows = sorted(rows, key=lambda row: str(row["image_id"]))
     columns: dict[str, Any] = {
         "image_id": _text(rows, "image_id", required=True),

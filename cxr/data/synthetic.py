@@ -159,7 +159,9 @@ def load_synthetic(path: Path) -> SyntheticSet:
         raise UserError(f"{path}/manifest.json was changed by hand, and leaks are looked for in it: {again}")
     for key, (kind, told) in KINDS.items():
         value = manifest.get(key, kind())
-        if not isinstance(value, kind) or (kind is list and not all(isinstance(one, str) for one in value)):
+        if not isinstance(value, kind) or (
+            isinstance(value, list) and not all(isinstance(one, str) for one in value)
+        ):
             raise UserError(f"{path}/manifest.json: {key} is {str(value)[:60]!r}, expected {told}: {again}")
     try:
         for file in ("images.npy", "index.parquet"):

@@ -25,8 +25,13 @@ def run(here: Path, name: str) -> Reader:
     from cxr.run.folder import Run, open_run, read_status
     from cxr.run.planned import PlannedRun
 
-    config = {"_target_": "cxr.script.train.train", "name": "r", "seed": 0, "optimizer": {"lr": 0.1},
-              "data": {"_target_": "cxr.data.folder.Folder", "root": "x", "classes": ["a", "b"]}}  # fmt: skip
+    config = {
+        "_target_": "cxr.script.train.train",
+        "name": "r",
+        "seed": 0,
+        "optimizer": {"lr": 0.1},
+        "data": {"_target_": "cxr.data.folder.Folder", "root": "x", "classes": ["a", "b"]},
+    }
     made: Run = open_run(here, "r", config, config)
     made.start()
     made.finish({"test/auroc": 0.5, "val/loss": None})
@@ -90,8 +95,16 @@ def result(here: Path) -> Reader:
     """cxr.metric.result: the table of predictions that a report is made from."""
     from cxr.metric.result import PREDICTIONS, read_predictions, tables
 
-    frame = pd.DataFrame({"row": range(4), "image_id": list("abcd"), "patient_id": ["p", "p", None, "q"], "view": None, "source": None,
-                          **{f"{k}:{c}": np.float32([0, 1, 0, 1]) for k in ("target", "prob") for c in CLASSES}})  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "row": range(4),
+            "image_id": list("abcd"),
+            "patient_id": ["p", "p", None, "q"],
+            "view": None,
+            "source": None,
+            **{f"{k}:{c}": np.float32([0, 1, 0, 1]) for k in ("target", "prob") for c in CLASSES},
+        }
+    )
 
     def read(data: bytes) -> None:
         (here / PREDICTIONS).write_bytes(data)
@@ -143,15 +156,29 @@ def checkpoint(here: Path) -> Reader:
             logits: Tensor = self.dense(images.flatten(1))
             return logits
 
-    task = ClassifierTask(network=Dense(), loss=BCE(pos_weight=None, label_smoothing=0.0),
-                          optimizer=lacking(torch.optim.Adam, lr=0.01), scheduler=None, classes=CLASSES, multi_label=False, channels_last=True)  # fmt: skip
+    task = ClassifierTask(
+        network=Dense(),
+        loss=BCE(pos_weight=None, label_smoothing=0.0),
+        optimizer=lacking(torch.optim.Adam, lr=0.01),
+        scheduler=None,
+        classes=CLASSES,
+        multi_label=False,
+        channels_last=True,
+    )
     batch = {
         "image": torch.zeros(4, 1, 8, 8, dtype=torch.uint8),
         "label": torch.eye(2).repeat(2, 1),
         "row": torch.arange(4),
     }
-    trainer = lightning.Trainer(accelerator="cpu", max_steps=2, logger=False, enable_checkpointing=False,
-                                enable_progress_bar=False, enable_model_summary=False, plugins=[AtomicCheckpointIO()])  # fmt: skip
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        plugins=[AtomicCheckpointIO()],
+    )
     trainer.fit(task, train_dataloaders=DataLoader([batch, batch], batch_size=None))  # type: ignore[arg-type]  # a list is a dataset
     file = here / "last.ckpt"
     trainer.save_checkpoint(file)
@@ -211,8 +238,10 @@ def generator(here: Path) -> Reader:
     }
     record = {"g_steps": 2, "images_seen": 8, "classes": ["sick"], "conditional": False, "seed": 0}
     file = here / "last.ckpt"
-    seeds = [_saved({"state_dict": state, "gan": record}),
-             _saved({"state_dict": state, "gan": {**record, "classes": CLASSES, "conditional": True}})]  # fmt: skip
+    seeds = [
+        _saved({"state_dict": state, "gan": record}),
+        _saved({"state_dict": state, "gan": {**record, "classes": CLASSES, "conditional": True}}),
+    ]
 
     def read(data: bytes) -> None:
         file.write_bytes(data)

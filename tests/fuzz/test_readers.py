@@ -61,8 +61,16 @@ EDITS = {  # what is edited of each reader's files, for the table
     "checkpoint of a GAN": "bytes of the file, its pickle, its tensors",
     "file of weights": "bytes of .pth and .safetensors, the pickle, the tensors",
 }
-CHEAP = {"image": 12, "checkpoint": 6, "checkpoint that is a program": 6, "a published set's table": 4, "checkpoint of a GAN": 3,
-         "file of weights": 3, "run: progress.json": 2, "synthetic set: manifest.json": 2}  # fmt: skip
+CHEAP = {
+    "image": 12,
+    "checkpoint": 6,
+    "checkpoint that is a program": 6,
+    "a published set's table": 4,
+    "checkpoint of a GAN": 3,
+    "file of weights": 3,
+    "run: progress.json": 2,
+    "synthetic set: manifest.json": 2,
+}
 """Of these so many times as many inputs are tried: they take a millisecond, where a cache that is made again takes ten."""
 
 EXTREMES = [
@@ -81,10 +89,60 @@ EXTREMES = [
     1 << 40,
     (1 << 64) - 1,
 ]
-WORDS = ["\n", "\r", '"', ";", ",", "\0", "\ufeff", "../", "/etc/passwd", "1e999", "nan", "${a}", "&a *a", "_target_: ", "\u2028",
-         "!!python/name:os.system ", "[" * 3000, "{" * 3000, "9" * 5000, "\x85", "\ud800", "é", "\\", "'", "#", "x" * 300]  # fmt: skip
-SCALARS: list[Any] = [None, True, False, 0, -1, 3, 10**30, 0.5, float("nan"), float("inf"), "", "~", "..", "/", "a\nb", "running",
-                      "finished", "failed", "synthetic", "cache", "uint8", "0" * 64, "\ud800", "x" * 300]  # fmt: skip
+WORDS = [
+    "\n",
+    "\r",
+    '"',
+    ";",
+    ",",
+    "\0",
+    "\ufeff",
+    "../",
+    "/etc/passwd",
+    "1e999",
+    "nan",
+    "${a}",
+    "&a *a",
+    "_target_: ",
+    "\u2028",
+    "!!python/name:os.system ",
+    "[" * 3000,
+    "{" * 3000,
+    "9" * 5000,
+    "\x85",
+    "\ud800",
+    "é",
+    "\\",
+    "'",
+    "#",
+    "x" * 300,
+]
+SCALARS: list[Any] = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    3,
+    10**30,
+    0.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "~",
+    "..",
+    "/",
+    "a\nb",
+    "running",
+    "finished",
+    "failed",
+    "synthetic",
+    "cache",
+    "uint8",
+    "0" * 64,
+    "\ud800",
+    "x" * 300,
+]
 KEYS = ["", "a", "_target_", "_args_", "state", "identity", "classes"]
 
 # Positions near the beginning are headers; a parquet file's is at its end.
@@ -206,8 +264,11 @@ class Child:
             with (self.here / "said.txt").open("wb") as said:
                 self.process = subprocess.Popen(
                     [sys.executable, str(HERE / "child.py"), str(self.here)],
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=self.environment,
-                )  # fmt: skip
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=said,
+                    env=self.environment,
+                )
         return self.process
 
     def ask(self, *asked: dict[str, Any]) -> list[dict[str, Any]]:
@@ -371,8 +432,11 @@ def test_thousands_of_fresh_inputs(child: Child, written: Callable[[str], Any]) 
     tallies = {}
     for name in chosen:
         tallies[name] = tally = attack_at_random(child, name, examples * CHEAP.get(name, 1))
-        print(f"{name}: {sum(tally.ends.values())} inputs, {dict(tally.ends)}, {tally.seconds:.0f} s, "
-              f"at most {tally.cpu_s:.2f} s and {tally.mib:.0f} MiB", flush=True)  # fmt: skip
+        print(
+            f"{name}: {sum(tally.ends.values())} inputs, {dict(tally.ends)}, {tally.seconds:.0f} s, "
+            f"at most {tally.cpu_s:.2f} s and {tally.mib:.0f} MiB",
+            flush=True,
+        )
         rows = {
             row.split("|")[1].strip(): row for row in written("fuzz").read().splitlines() if row[:2] == "| "
         }
@@ -409,13 +473,15 @@ def page(rows: list[str]) -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in used)
     return "\n".join(
         [
-            f"{tried:,} inputs, {bad} crashes or other errors. "
-            "Each is a good file with 1 to 4 edits (bits, bytes, numbers, cuts, copies, pieces of another file, words that parsers "
-            "trip over) or 1 to 2 of a document's values and keys, drawn anew for this table. It may be taken, or refused by "
-            "`UserError`; anything else is an error: another exception, the end of the interpreter, more than "
-            f"{CPU_S:g} s of CPU or {MIB:g} MiB for one input, a file written outside the folder, a process, a connection or code "
-            "from the file (an audit hook looks). A cache's file that is refused is made again, which counts as taken: its pixels "
-            "are compared.",
+            (
+                f"{tried:,} inputs, {bad} crashes or other errors. Each is a good file with 1 to 4 edits (bits, bytes, "
+                "numbers, cuts, copies, pieces of another file, words that parsers trip over) or 1 to 2 of a document's "
+                "values and keys, drawn anew for this table. It may be taken, or refused by `UserError`; anything else is "
+                "an error: another exception, the end of the interpreter, more than "
+                f"{CPU_S:g} s of CPU or {MIB:g} MiB for one input, a file written outside the folder, a process, a "
+                "connection or code from the file (an audit hook looks). A cache's file that is refused is made again, "
+                "which counts as taken: its pixels are compared."
+            ),
             "",
             "| reader | what is edited | inputs | taken | refused | crashes, errors | s | most CPU s | most MiB |",
             "|---|---|---|---|---|---|---|---|---|",
