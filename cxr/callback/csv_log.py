@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ class CSVLog(Logger):
         """Open nothing yet; the first write replaces a file that an earlier attempt left."""
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
-        self._rows: list[dict[str, str]] = []
+        self._settled: list[str] = []  # rows that get no more values, as text: a run of weeks has many
+        self._row: dict[str, str] = {}  # the last one; {}: none yet
         self._columns: list[str] = ["step"]
         self._on_disk = -1  # rows of the file that are as in memory; -1: the file must be rewritten
         self.last: dict[str, float] = {}  # the last value of each, this attempt's
@@ -48,61 +49,69 @@ class CSVLog(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add values to the row of `step` (the last row's when None)."""
-        key = str(step) if step is not None else (self._rows[-1]["step"] if self._rows else "0")
-        if not self._rows or self._rows[-1]["step"] != key:
-            self._rows.append({"step": key})
-        row, index = self._rows[-1], len(self._rows) - 1
+        key = str(step) if step is not None else self._row.get("step", "0")
+        if self._row.get("step") != key:
+            if self._row:
+                self._settled.append(self._line(self._row))
+            self._row = {"step": key}
         for name, value in metrics.items():
             cell = _cell(value)
             if name != "epoch":  # Lightning adds it to every row
                 self.last[name] = float(value)
-            if row.get(name) == cell:
+            if self._row.get(name) == cell:
                 continue
-            row[name] = cell
-            if index < self._on_disk:
+            self._row[name] = cell
+            if self._on_disk > len(self._settled):
                 self._on_disk = -1
             if name not in self._columns:
                 self._columns.append(name)
+                self._settled = [f"{line}," for line in self._settled]
                 self._on_disk = -1
 
     @rank_zero_only
     def save(self) -> None:
         """Write the rows that are complete: all but the last, which may still get values."""
-        self._write(len(self._rows) - 1)
+        self._write(self._settled)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write every row."""
-        self._write(len(self._rows))
+        self._write(self._all())
 
     def text(self) -> str:
         """Return the whole log as CSV and bring the file up to it."""
         self.finalize("checkpoint")
-        return self._text(self._rows, header=True)
+        return self._text(self._all())
 
     def restore(self, text: str) -> None:
         """Go on from the log that a checkpoint holds."""
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        self._columns = list(reader.fieldnames or ["step"])
-        self._rows = [{k: v for k, v in row.items() if v != ""} for row in reader]
+        columns, *rows = [*csv.reader(io.StringIO(text, newline=""))] or [["step"]]
+        self._columns, self._row = columns, {}
+        self._settled = [",".join(row) for row in rows[:-1]]
+        if rows:
+            self._row = {name: cell for name, cell in zip(columns, rows[-1], strict=True) if cell != ""}
         self._on_disk = -1
 
-    def _write(self, n: int) -> None:
+    def _all(self) -> list[str]:
+        return [*self._settled, self._line(self._row)] if self._row else self._settled
+
+    def _line(self, row: Mapping[str, str]) -> str:
+        return ",".join(row.get(name, "") for name in self._columns)  # numbers: nothing to quote
+
+    def _write(self, lines: Sequence[str]) -> None:
         if self._on_disk < 0:
-            write_text(self.path, self._text(self._rows[: max(n, 0)], header=True))
-        elif n > self._on_disk:
+            write_text(self.path, self._text(lines))
+        elif len(lines) > self._on_disk:
             with self.path.open("a", encoding="utf-8", newline="") as file:
-                file.write(self._text(self._rows[self._on_disk : n], header=False))
+                file.writelines(f"{line}\n" for line in lines[self._on_disk :])
         else:
             return
-        self._on_disk = max(n, 0)
+        self._on_disk = len(lines)
 
-    def _text(self, rows: list[dict[str, str]], *, header: bool) -> str:
+    def _text(self, lines: Sequence[str]) -> str:
         out = io.StringIO(newline="")
-        writer = csv.DictWriter(out, self._columns, restval="", lineterminator="\n")
-        if header:
-            writer.writeheader()
-        writer.writerows(rows)
+        csv.writer(out, lineterminator="\n").writerow(self._columns)
+        out.writelines(f"{line}\n" for line in lines)
         return out.getvalue()
 
 
