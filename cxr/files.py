@@ -6,13 +6,14 @@ when complete, so that a killed process leaves the old file or the new one, neve
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,17 @@ __all__ = [
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; rename it there on success, remove it on failure."""
+    """Yield a temporary path beside `target`; rename it there on success, remove it on failure.
+
+    The temporary file is locked while it is written (flock), so that what a killed process left is known from what a
+    living one writes: it goes when `target` is written again.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(target.parent, target)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
     temporary = Path(name)
     try:
+        _lock(handle)
         yield temporary
         mask = os.umask(0)
         os.umask(mask)
@@ -52,15 +58,36 @@ def atomic_path(target: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(target)) from None
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left of `atomic_path` in a folder; only for who alone writes there."""
-    for left in folder.glob(".*"):
+def remove_unfinished(folder: Path, target: Path | None = None) -> None:
+    """Remove what killed processes left of `atomic_path` in a folder: of `target`, or of whatever was written there."""
+    named = r"\..+" if target is None else re.escape(f".{target.name}")
+    for left in os.scandir(folder) if folder.is_dir() else ():  # as mkstemp names them
         if (
-            re.fullmatch(r"\..+\.[a-z0-9_]{8}(\.[^.]+)?", left.name) and left.is_file()
-        ):  # as mkstemp names them
-            left.unlink(missing_ok=True)
+            left.name[0] == "."
+            and re.fullmatch(rf"{named}\.[a-z0-9_]{{8}}(\.[^.]+)?", left.name)
+            and left.is_file()
+        ):
+            with suppress(OSError):  # gone by now, or not ours
+                handle = os.open(left.path, os.O_RDONLY)
+                try:
+                    if _lock(handle):
+                        Path(left.path).unlink()
+                finally:
+                    os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file; return whether no other process has. Where a disk knows no locks, nobody has."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def write_text(target: Path, text: str) -> None:
