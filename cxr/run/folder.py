@@ -73,8 +73,16 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         # YAML's safe loader: a tag that makes an object is an error. Nothing is resolved: ${oc.env:…} stays text.
         config = OmegaConf.to_container(OmegaConf.load(file))
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError, ValueError) as error:
-        told = " ".join(str(error).split())[:150]
+    # AssertionError: OmegaConf's, of a file that is one quoted number
+    except (
+        YAMLError,
+        OmegaConfBaseException,
+        UnicodeDecodeError,
+        OSError,
+        ValueError,
+        AssertionError,
+    ) as error:
+        told = " ".join(str(error).split())[:150] or "no mapping"
         raise UserError(f"{file}: not a run's configuration ({told}); train the run again") from None
     if not isinstance(config, dict):
         raise UserError(
