@@ -327,6 +327,12 @@ RULE_CASES: list[tuple[rules.Rule, dict[str, Any], dict[str, Any], str]] = [
         {"trainer": {"precision": "16-mixed", "gradient_clip_val": 1.0}, "optimizer": {"fused": None}},
         "set optimizer.fused=false",
     ),
+    (
+        rules.monitors_look_at_validation,
+        {"callback": {"checkpoints": {"monitor": "test/auroc"}}},
+        {"callback": {"checkpoints": {"monitor": "val/auroc"}}},
+        "set callback.checkpoints.monitor=val/auroc",
+    ),
 ]
 
 

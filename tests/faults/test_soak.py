@@ -10,13 +10,11 @@ from __future__ import annotations
 import csv
 import os
 import platform
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +24,6 @@ from scipy.stats import theilslopes
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
-Sampler = runpy.run_path(str(HERE / "soak_sampler.py"))["Sampler"]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
 STEPS, EVERY, PER_EPOCH = 10_000, 100, 100
@@ -104,10 +101,17 @@ def grows(held: Columns) -> list[str]:
 
 
 def sampled(place: Path, leak_kib: int) -> Columns:
-    """Let the sampler look at a loop of 3,000 steps that do nothing."""
-    sampler = Sampler(out=str(place / "held.csv"), every=EVERY, leak_kib=leak_kib)
-    for _ in range(3000):
-        sampler.on_train_batch_end(SimpleNamespace(default_root_dir=place), None)
+    """Let the sampler look at a loop of 3,000 steps that do nothing, in a process that has freed nothing yet."""
+    script = (
+        "import sys; from pathlib import Path; from types import SimpleNamespace; from soak_sampler import Sampler\n"
+        "place, every, leak_kib = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])\n"
+        "sampler = Sampler(out=str(place / 'held.csv'), every=every, leak_kib=leak_kib)\n"
+        "for _ in range(3000): sampler.on_train_batch_end(SimpleNamespace(default_root_dir=place), None)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script, str(place), str(EVERY), str(leak_kib)], check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(HERE)])},
+    )  # fmt: skip
     return columns(place / "held.csv")
 
 
