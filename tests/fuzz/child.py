@@ -138,6 +138,10 @@ def main() -> None:
             for seed in ready[name].seeds:  # what is imported late is imported now, and good files are taken
                 with suppress(UserError if "program" in name else ()):
                     ready[name].read(seed)
+            if (torch := sys.modules.get("torch")) is not None:
+                str(
+                    torch.zeros(1)
+                )  # as a message that names a tensor does: torch makes a named tuple on the way
             _limit()
         reader = ready[name]
         if "raw" in asked or "edits" in asked:

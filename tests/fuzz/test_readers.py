@@ -218,6 +218,10 @@ FOUND: list[tuple[str, dict[str, Any]]] = [
     ("run: status.json", {"seed": 0, "inside": "json", "edits": [["json", 46, 3], ["json", 40, None]]}),
     ("run: config.yaml", {"seed": 0, "inside": "yaml", "edits": [["json", 6, []], ["json", 7, 0]]}),
     ("run: config.yaml", {"seed": 0, "inside": "yaml", "edits": [["json", 11, "0" * 64]]}),
+    (
+        "checkpoint of a GAN",
+        {"seed": 1, "inside": "pickle", "edits": [["drop", 89326, 60], ["byte", 157579, 170]]},
+    ),
     ("file of weights", {"seed": 0, "inside": "pickle", "edits": [["cut", 43]]}),
     ("run: progress.json", {"seed": 0, "inside": "json", "edits": [["json", 49, None]]}),
     ("run: progress.json", {"seed": 0, "inside": "json", "edits": [["json", 59, []], ["json", 52, []]]}),
