@@ -39,6 +39,7 @@ def positive_numbers(config: Config) -> str | None:
         "image_size_px",
         "max_epochs",
         "accumulate",
+        "steps_per_call",
         "n",
         "folds",
         "n_resamples",

@@ -13,10 +13,11 @@ from lightning.fabric.plugins import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import Checkpoint, RichProgressBar, Timer, TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint, Timer
 
 from cxr._memory import keep_freed_memory
 from cxr.callback.atomic_checkpoint import AtomicCheckpointIO
+from cxr.callback.bar import PlainBar, RichBar
 from cxr.callback.progress_file import ProgressFile
 from cxr.errors import UserError
 from cxr.task.sync_norm import SyncedBatchNorms
@@ -107,8 +108,8 @@ def make_trainer(
     """Return a Trainer; `run_dir`, `logger` and `callbacks` come from the run, the rest from conf/trainer."""
     quiet_lightning()
     bars: dict[str, list[Any]] = {
-        "rich": [RichProgressBar(refresh_rate=5)],
-        "plain": [TQDMProgressBar(refresh_rate=20)],
+        "rich": [RichBar()],
+        "plain": [PlainBar()],
     }
     timer = [] if max_time is None else [AttemptTimer(max_time)]
     keep_freed_memory()

@@ -165,7 +165,7 @@ class Note(Callback):
 
 def run(
     task: lightning.LightningModule, module: CXRDataModule, devices: int, epochs: int = 1,
-    sync: bool = False, half: bool = False, **options: Any,
+    sync: bool = False, half: bool = False, log_every: int = 1, **options: Any,
 ) -> Notes:  # fmt: skip
     note = Note()
     plugins: list[Any] = [SyncedBatchNorms()] if sync else []
@@ -173,7 +173,7 @@ def run(
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
         plugins.append(MixedPrecision("16-mixed", device="cpu", scaler=scaler))
     trainer = lightning.Trainer(
-        accelerator="cpu", devices=devices, max_epochs=epochs, logger=False, log_every_n_steps=1,
+        accelerator="cpu", devices=devices, max_epochs=epochs, logger=False, log_every_n_steps=log_every,
         strategy="ddp_find_unused_parameters_true" if devices > 1 else "auto", enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
         num_sanity_val_steps=0, callbacks=[StepSeed(seed=0), note], plugins=plugins, **options,
@@ -200,6 +200,7 @@ BINARY = functools.partial(BCE, pos_weight=[2.0, 1.0], label_smoothing=0.0)
 WEIGHTED = functools.partial(CrossEntropy, class_weight=[1.0, 5.0], label_smoothing=0.1)
 CASES: dict[str, Callable[[int], Notes]] = {
     "gan": lambda d: run(gan(optimizer_g=ADAM, optimizer_d=ADAM), data(44), d),
+    "gan-calls": lambda d: run(gan(optimizer_g=ADAM, optimizer_d=ADAM, steps_per_call=2), data(64), d, log_every=4),
     "gan-accumulate-clip": lambda d: run(gan(accumulate=2, clip_grad_norm=0.05), data(48), d),
     "gan-norm": lambda d: run(norm_gan(), data(40), d, sync=True),
     "gan-own-norms": lambda d: run(norm_gan(), data(44), d, epochs=2),

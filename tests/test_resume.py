@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -334,7 +335,8 @@ def test_a_signal_that_python_swallowed_is_not_lost() -> None:
 def _agree(rank: int, rendezvous: str, out: Any) -> None:
     """Step in one of two processes; the second hears a signal at its step 5."""
     torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
-    loop = type("Loop", (), {"batch_progress": type("Progress", (), {"is_last_batch": False})()})()
+    progress = SimpleNamespace(is_last_batch=False, total=SimpleNamespace(ready=0))
+    loop = SimpleNamespace(batch_progress=progress)
     trainer: Any = type("Fake", (), {"world_size": 2, "accumulate_grad_batches": 1, "is_last_batch": False})()
     trainer.fit_loop, trainer.should_stop = type("Loop", (), {"epoch_loop": loop})(), False
     with StopOnSignal(every_n_steps=4) as stop:
@@ -342,6 +344,7 @@ def _agree(rank: int, rendezvous: str, out: Any) -> None:
         for step in range(100):
             if rank == 1 and step == 5:
                 os.kill(os.getpid(), signal.SIGTERM)
+            progress.total.ready = step + 1
             stop.on_train_batch_end(trainer, None, None, None, step)  # type: ignore[arg-type]
             if trainer.should_stop:
                 break

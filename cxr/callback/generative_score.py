@@ -27,6 +27,7 @@ from cxr.extractor import Extractor, extract
 from cxr.metric.diversity import collapsed, disjoint_pairs, diversity, most_pairs, msssim, near_duplicates
 from cxr.metric.frechet import frechet_distance
 from cxr.metric.kid import kid, subset_size
+from cxr.task.calls import BetweenSteps
 from cxr.task.gan import GANTask
 
 __all__ = ["GenerativeScore"]
@@ -38,7 +39,7 @@ Ints = npt.NDArray[np.int64]
 _BATCH = 64  # images per pass of the extractor
 
 
-class GenerativeScore(Callback):
+class GenerativeScore(Callback, BetweenSteps):
     """Log scores named by their protocol, against all validation images.
 
     kid_<extractor>/val                     KID over subsets of min(1000, n // 2)
@@ -124,11 +125,16 @@ class GenerativeScore(Callback):
     ) -> None:
         """Score within the epoch where it is due, and have the best judged."""
         task = cast(GANTask, pl_module)
-        if trainer.is_last_batch or task.in_accumulation or not self._due(task):
-            return  # the epoch's end follows; or gradients are pending that a checkpoint does not hold
+        if trainer.is_last_batch or not self.ends_call(trainer, task):
+            return  # the epoch's end follows
         self._score(trainer, task, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
         if isinstance(files := trainer.checkpoint_callback, CheckpointFiles):
             files.judge(trainer)
+
+    def ends_call(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> bool:
+        """Say whether a score is due, and no gradients are pending that a checkpoint would not hold."""
+        gan = cast(GANTask, task)
+        return not gan.in_accumulation and self._due(gan)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Score where it is due, and after the last batch of training; the checkpoints' own hook follows."""

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
 from cxr.run.signals import STOPS, stop_if_heard
+from cxr.task.calls import BetweenSteps
 
 __all__ = ["StopOnSignal", "Stopped"]
 
@@ -33,12 +34,13 @@ class Stopped(SystemExit):
     """Leaves the loops after a checkpoint within an epoch; its text is `stopped by SIGTERM` or the like."""
 
 
-class StopOnSignal(Callback):
+class StopOnSignal(Callback, BetweenSteps):
     """Listens within `with`, and as a callback, the first of all, ends training where all processes can.
 
     One process looks at every step. Several must stop at the same step although they hear at different times, or
-    only one of them hears: every `every_n_steps` optimiser steps they add up their flags, on the CPU (gloo) and
-    without waiting; the sum is read that many steps later, when it has long arrived, so no step waits for it.
+    only one of them hears: every `every_n_steps` batches they add up their flags, on the CPU (gloo) and without waiting;
+    the sum is read that many batches later, when it has long arrived, so no step waits for it. With several steps in a
+    call (cxr/task/calls.py) that is at the end of a call.
 
     Attributes:
         heard: the name of the first signal; None: go on.
@@ -48,8 +50,8 @@ class StopOnSignal(Callback):
         """Take how often processes agree.
 
         Args:
-            every_n_steps: they stop at most twice as many steps after the signal: 16 steps are seconds, and a
-                scheduler leaves at least 30 s; smaller values only add messages (about 0.1 ms each).
+            every_n_steps: they stop at most twice as many batches after the signal (and two calls): 16 are seconds, and
+                a scheduler leaves at least 30 s; smaller values only add messages (about 0.1 ms each).
         """
         self.every_n_steps = every_n_steps
         self.heard: str | None = None
@@ -57,7 +59,7 @@ class StopOnSignal(Callback):
         self._ctrl_c = 0
         self._graceful = False  # training has begun: its next whole step is worth waiting for
         self._stopping = False  # all processes know
-        self._steps = 0
+        self._asked_at = 0  # batches of the training when the processes last asked each other
         self._group: Any = None
         self._flag = torch.zeros(1)
         self._sum: Any = None  # the sum of flags that is under way
@@ -85,6 +87,7 @@ class StopOnSignal(Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """From here on wait for the step's end."""
         loop: Any = trainer.fit_loop.epoch_loop
+        self._asked_at = loop.batch_progress.total.ready
         if trainer.world_size > 1:
             self._group = dist.new_group(backend="gloo")
             # Before each batch Lightning broadcasts whether rank 0 has had SIGTERM and reads the answer back,
@@ -107,9 +110,12 @@ class StopOnSignal(Callback):
         )
         if parts and not trainer.is_last_batch:
             return
-        self._steps += 1
         if self._agreed(trainer):
             self._stopping = trainer.should_stop = True
+
+    def ends_call(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> bool:
+        """Say whether this process, being the only one, was told to stop, and the step is whole."""
+        return self.heard is not None and self._group is None and not getattr(task, "in_accumulation", False)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Spare the validation that Lightning runs because it was told to stop within an epoch."""
@@ -155,8 +161,10 @@ class StopOnSignal(Callback):
     def _agreed(self, trainer: lightning.Trainer) -> bool:
         if self._group is None:
             return self.heard is not None
-        if self._steps % self.every_n_steps:
+        done: int = trainer.fit_loop.epoch_loop.batch_progress.total.ready  # the same on every process
+        if done - self._asked_at < self.every_n_steps:
             return False
+        self._asked_at = done
         if self._settle():
             return True
         self._flag.fill_(float(self.heard is not None))

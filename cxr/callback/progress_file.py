@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 
 from cxr.callback.csv_log import CSVLog
 from cxr.run.progress import Progress, write_progress
+from cxr.task.calls import batch_number
 
 __all__ = ["ProgressFile"]
 
@@ -49,7 +50,7 @@ class ProgressFile(Callback):
     ) -> None:
         """Write if it is time."""
         if time.monotonic() >= self._due:
-            self._write(trainer, pl_module, trainer.current_epoch, batch_idx + 1)
+            self._write(trainer, pl_module, trainer.current_epoch, batch_number(trainer) + 1)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Say that it validates: until it has, no step ends."""

@@ -30,6 +30,7 @@ MACHINE_KEYS = (
     "trainer.progress",
     "trainer.max_time",
     "trainer.log_every_n_steps",
+    "task.steps_per_call",
 )
 # The root of a published data set may move; the root of one's own folder or table says which images.
 OWN_FILES = ("cxr.data.folder.Folder", "cxr.data.table.Table")

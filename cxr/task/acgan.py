@@ -53,6 +53,7 @@ class ACGANTask(GANTask):
         seed: int,
         on_not_finite: Literal["stop", "skip"] = "stop",
         max_skipped: int = 10,
+        steps_per_call: int = 1,
     ) -> None:
         """Take what GANTask takes, and a loss on (class logits, classes); `class_weight` is its share in both losses."""
         super().__init__(
@@ -71,6 +72,7 @@ class ACGANTask(GANTask):
             seed=seed,
             on_not_finite=on_not_finite,
             max_skipped=max_skipped,
+            steps_per_call=steps_per_call,
         )
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             found = getattr(network, "n_classes", None)

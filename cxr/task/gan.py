@@ -29,8 +29,10 @@ from torch.optim import Optimizer
 from cxr.data.convert import to_float
 from cxr.errors import UserError
 from cxr.gan.latent import mix_seed
+from cxr.task.average import MovingAverage, ema_decay
+from cxr.task.calls import steps
 from cxr.task.distributed import over_ranks, share_buffers, without_exchange
-from cxr.task.loss_scale import end_step, step
+from cxr.task.loss_scale import end_step, plain_steps, step
 from cxr.task.sampling import sample_images, sample_latent
 from cxr.task.step_guard import StepGuard, last_checkpoint, refuse_broken
 
@@ -67,11 +69,13 @@ class GANTask(lightning.LightningModule):
         seed: int,
         on_not_finite: Literal["stop", "skip"] = "stop",
         max_skipped: int = 10,
+        steps_per_call: int = 1,
     ) -> None:
         """Take built networks, losses on logits, and optimisers that still want their parameters.
 
         on_not_finite: of a loss, mean logit or gradient: `stop` ends the run, `skip` leaves the step of both out.
         max_skipped: in a row; one more ends the run.
+        steps_per_call: of `training_step`, at most; changes speed, and no result: see cxr/task/calls.py.
         """
         super().__init__()
         if hasattr(generator, "n_classes") and not self.conditional:
@@ -95,6 +99,7 @@ class GANTask(lightning.LightningModule):
         self.ema_half_life_images, self.ema_rampup = ema_half_life_images, ema_rampup
         self.channels_last, self.classes, self.seed = channels_last, list(classes), seed
         self.guard = StepGuard(on_not_finite, max_skipped)
+        self.steps_per_call = steps_per_call
         self.g_steps = 0  # updates of G
         self.images_seen = 0  # real images shown to D, over all processes
         self.batches_seen = 0  # of this process
@@ -128,10 +133,22 @@ class GANTask(lightning.LightningModule):
                 f"{self.trainer.precision}; set trainer.precision=bf16-mixed"
             )
 
+    def on_train_start(self) -> None:
+        """Look up once what every step needs."""
+        self._weights_d = tuple(self.discriminator.parameters())
+        if self.generator_ema is not None:
+            self._average = MovingAverage(self.generator_ema, self.generator)
+        self._plain = plain_steps(self.trainer, self)
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Make a step on this batch, and on those that follow, `steps_per_call` in all."""
+        for one, number in steps(self, batch, batch_idx, self.steps_per_call):
+            self._step(one, number)
+
+    def _step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Update D, then G, on one batch with uint8 "image" (B, 1, H, W)."""
-        opt_g = cast(Any, self.optimizers())[0]
-        opt_d = cast(Any, self.optimizers(use_pl_optimizer=False))[1]
+        opt_g, counted_d = cast(Any, self.optimizers())
+        opt_d = counted_d.optimizer
         real = to_float(batch["image"], cast(int, self.generator.channels))
         if self.channels_last:
             real = real.contiguous(memory_format=torch.channels_last)
@@ -144,17 +161,20 @@ class GANTask(lightning.LightningModule):
         fake, fake_labels = self._make(n)
         step_now = (batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch
 
-        self.discriminator.requires_grad_(True)
         loss_d, watched = self._judge(batch, real, fake.detach(), fake_labels)
         loss_d = self.guard.filter(loss_d, watched, self.trainer)
         self._backward(loss_d, last=step_now)
-        d_moved = step_now and step(opt_d, self.discriminator, self.trainer, self.clip_grad_norm, self.guard)
+        d_moved = step_now and step(
+            opt_d, self.discriminator, self.trainer, self.clip_grad_norm, self.guard, self._plain
+        )
 
-        self.discriminator.requires_grad_(False)  # G's gradient passes through D, D's own is not computed
+        self._freeze_d(True)  # G's gradient passes through D, D's own is not computed
         loss_g = self.guard.filter(self._deceive(fake, fake_labels), [], self.trainer)
         self._backward(loss_g, last=step_now)
-        self.discriminator.requires_grad_(True)
-        g_moved = step_now and step(opt_g, self.generator, self.trainer, self.clip_grad_norm, self.guard)
+        self._freeze_d(False)
+        g_moved = step_now and step(
+            opt_g, self.generator, self.trainer, self.clip_grad_norm, self.guard, self._plain
+        )
         spoilt = self.guard.spoilt  # D may have moved, and G not
         if step_now:
             if spoilt:
@@ -180,8 +200,16 @@ class GANTask(lightning.LightningModule):
         """Give all processes the first's batch norm statistics, as DDP does before its next forward pass anyway."""
         share_buffers((self.generator, self.discriminator, self.generator_ema), self.trainer)
 
+    def _freeze_d(self, frozen: bool) -> None:
+        """What `discriminator.requires_grad_` does, without walking over its modules."""
+        for weight in self._weights_d:
+            weight.requires_grad_(not frozen)
+
     def _backward(self, loss: Tensor, *, last: bool) -> None:
         """Add to the gradients; processes exchange them at the last part of a batch."""
+        if self._plain:
+            (loss if self.accumulate == 1 else loss / self.accumulate).backward()
+            return
         with nullcontext() if last else without_exchange(self.trainer):
             self.manual_backward(loss / self.accumulate)
 
@@ -264,17 +292,10 @@ class GANTask(lightning.LightningModule):
         self.g_steps, self.images_seen = state["g_steps"], state["images_seen"]
         self.batches_seen, self._log_count = state["batches_seen"], state["log_count"]
 
-    @torch.no_grad()
     def _update_ema(self, images: int) -> None:
-        if self.generator_ema is None or self.ema_half_life_images is None:
-            return
-        decay = ema_decay(images, self.images_seen, self.ema_half_life_images, self.ema_rampup)
-        pairs = zip(self.generator_ema.parameters(), self.generator.parameters(), strict=True)
-        averages, values = zip(*pairs, strict=True)
-        torch._foreach_lerp_(list(averages), list(values), 1.0 - decay)
-        for average, value in zip(self.generator_ema.buffers(), self.generator.buffers(), strict=True):
-            # the statistics of a batch norm belong to its weights, so they are averaged as these are
-            _ = average.lerp_(value, 1.0 - decay) if average.is_floating_point() else average.copy_(value)
+        if self.ema_half_life_images is not None:
+            half_life, rampup = self.ema_half_life_images, self.ema_rampup
+            self._average.update(ema_decay(images, self.images_seen, half_life, rampup))
 
     def _watch(self, values: Tensor | None) -> None:
         """Sum losses and logits on the device; look at them every `log_every_n_steps` (CPU: every step).
@@ -307,15 +328,3 @@ class GANTask(lightning.LightningModule):
         raise UserError(
             f"the GAN diverged: {bad} not finite at {where}; last good checkpoint: {kept}; {_MEND}"
         )
-
-
-def ema_decay(images: int, images_seen: int, half_life_images: int, rampup: float | None) -> float:
-    """Return the decay of a moving average for an update that stands for `images` new images.
-
-    `rampup` shortens the half-life to that share of the images seen so far (Karras et al. 2020: 0.05), so
-    that the first weights are forgotten early on.
-    """
-    half_life = float(half_life_images)
-    if rampup is not None:
-        half_life = min(half_life, rampup * images_seen)
-    return float(0.5 ** (images / max(half_life, 1e-8)))

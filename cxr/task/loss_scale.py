@@ -11,14 +11,16 @@ from typing import Any
 
 import lightning
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 from torch.optim import Optimizer
 
 from cxr.errors import UserError
 from cxr.task.step_guard import StepGuard, finite_gradients
 
-__all__ = ["end_step", "scaler_of", "step"]
+__all__ = ["end_step", "plain_steps", "scaler_of", "step"]
 
+HOOKS = ("on_before_backward", "on_after_backward", "backward", "on_before_optimizer_step", "optimizer_step")
 SMALLEST = 1.0  # below it, gradients as they are overflow 16 bits: no scale would help
 
 
@@ -28,12 +30,14 @@ def step(
     trainer: lightning.Trainer,
     clip_grad_norm: float | None,
     guard: StepGuard | None = None,
+    plain: bool = False,
 ) -> bool:
     """Clip and step; return False where a gradient overflowed and the step was left out.
 
     Without a scaler it is left out only where the guard skips; the guard then has its whole step spoilt.
 
-    A LightningOptimizer's steps are counted by the trainer, those left out are not.
+    A LightningOptimizer's steps are counted by the trainer, those left out are not. plain: see `plain_steps`; it is then
+    stepped itself, as Lightning would wrap the step into a closure and ask every callback.
     """
     scaler = scaler_of(trainer)
     raw = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
@@ -44,17 +48,17 @@ def step(
         return False
     if clip_grad_norm is not None:
         nn.utils.clip_grad_norm_(network.parameters(), clip_grad_norm)
-    if scaler is None:
+    if scaler is None and not plain:
         optimizer.step()
         return True
-    if any(
+    if scaler is not None and any(
         found.item() for found in scaler._found_inf_per_device(raw).values()
     ):  # what scaler.step() looks at
         return False
     counted = optimizer if isinstance(optimizer, LightningOptimizer) else None
     if counted is not None:
         counted._on_before_step()
-    scaler.step(raw)
+    _ = raw.step() if scaler is None else scaler.step(raw)
     if counted is not None:
         counted._on_after_step()
     return True
@@ -74,6 +78,17 @@ def end_step(trainer: lightning.Trainer, *, complete: bool) -> None:
             "trainer.precision: gradients overflow 16 bits at every loss scale; expected some that do not: "
             "set trainer.precision=bf16-mixed (or 32-true)"
         )
+
+
+def plain_steps(trainer: lightning.Trainer, task: lightning.LightningModule) -> bool:
+    """Say whether a backward pass is `loss.backward()`, and a step `optimizer.step()`, and nobody listens to either.
+
+    Then Lightning's `manual_backward` and `LightningOptimizer.step`, which ask every callback before and after, come to
+    nothing else: one process, no loss scaler, and no hook of a callback or the task that is more than Lightning's own.
+    """
+    callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning's stubs hide it
+    hooked = any(is_overridden(hook, one) for hook in HOOKS for one in (task, *callbacks))
+    return trainer.world_size == 1 and scaler_of(trainer) is None and not hooked
 
 
 def scaler_of(trainer: lightning.Trainer) -> Any:

@@ -102,7 +102,13 @@ def train(
             SampleGrid(every_n_epochs=2, rows=2, columns=3, seed=0),
             score_of(every_n_images),
         ]
-    options: dict[str, Any] = {"log_every_n_steps": 2, "precision": "32-true", **trainer}
+    options: dict[str, Any] = {
+        "log_every_n_steps": 2,
+        "precision": "32-true",
+        "enable_progress_bar": False,
+        **trainer,
+    }
+    plugins = options.pop("plugins", [])
     task = task or tiny_task()
     lightning.Trainer(
         accelerator="cpu",
@@ -111,9 +117,8 @@ def train(
         default_root_dir=run_dir,
         logger=[CSVLog(save_dir=run_dir)],
         callbacks=[*(callbacks or []), *watchers],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *plugins],
         enable_checkpointing=True,  # with CheckpointFiles there, Lightning adds none of its own
-        enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
