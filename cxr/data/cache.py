@@ -56,7 +56,8 @@ class ImageCache:
 
     `workers` are threads (OpenCV works outside Python's lock); None takes one per core, at
     most 16. `on_bad_image`: stop names the files in rejected.csv and refuses; skip leaves
-    their rows out.
+    their rows out. `rehash`: the files of a data set are hashed anew, whatever is remembered
+    of them (cxr/data/hash_store.py; kept in `dir` too).
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ImageCache:
         window: list[float] | None,
         on_bad_image: Literal["stop", "skip"],
         workers: int | None,
+        rehash: bool = False,
     ) -> None:
         if size_px < 1:
             raise UserError(f"cache.size_px is {size_px}; expected at least 1: set cache.size_px=128")
@@ -84,6 +86,7 @@ class ImageCache:
         self.window = None if window is None else (float(window[0]), float(window[1]))
         self.on_bad_image = on_bad_image
         self.workers = workers
+        self.rehash = rehash
 
     def key(self, index: pd.DataFrame) -> str:
         """Return what names the pixels of `index` under these parameters."""

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxr.data.index import LABEL, DatasetNotFound, hash_files, make_index, require_path
+from cxr.data.index import LABEL, DatasetNotFound, make_index, require_path
 from cxr.data.listing import (
     ListedSource,
     Missing,
@@ -169,7 +169,7 @@ class ChestXray14(ListedSource):
         paths = [places[image] for image in table["image"]]
         extras = ["patient_id", "view", "official_split", "age", "sex", "follow_up"]
         records = table[extras].astype(object).to_dict("records")
-        hashes = hash_files([root / path for path in paths])
+        hashes = self.hashes([root / path for path in paths])
         labels = [LABEL + label for label in self.classes]
         return make_index(
             [

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from cxr.data.index import LABEL, hash_files, make_index
+from cxr.data.index import LABEL, make_index
 from cxr.data.listing import ListedSource, Missing, check_classes, parse_age, read_rows
 from cxr.errors import UserError
 
@@ -109,7 +109,7 @@ class Chexpert(ListedSource):
         if len(rows) < len(listed):
             absent = sorted({r["image_id"] for r in listed} - {r["image_id"] for r in rows})
             self.report_missing(absent, len(listed), str(folder))
-        hashes = hash_files([folder / row["image_id"] for row in rows])
+        hashes = self.hashes([folder / row["image_id"] for row in rows])
         return make_index(
             [{**row, "content_hash": content} for row, content in zip(rows, hashes, strict=True)],
             self.classes,

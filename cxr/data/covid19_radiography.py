@@ -26,7 +26,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
-from cxr.data.index import LABEL, FileSource, hash_files, list_images, make_index
+from cxr.data.index import LABEL, FileSource, list_images, make_index
 from cxr.data.listing import check_classes
 from cxr.errors import UserError
 
@@ -114,7 +114,7 @@ class Covid19Radiography(FileSource):
                 source = source_of(label, file.stem, url_of.get(file.stem.lower()))
                 rows.append({"image_id": file.relative_to(folder).as_posix(), **targets, "source": source})
                 files.append(file)
-        for row, content in zip(rows, hash_files(files), strict=True):
+        for row, content in zip(rows, self.hashes(files), strict=True):
             row["content_hash"] = content
         self.warn(SOURCE_IS_CLASS)
         self.warn(NO_PATIENTS)

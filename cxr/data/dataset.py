@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from cxr.data.gather import AHEAD_BYTES, MOST_AHEAD, Disk, file_of, gather, looking_ahead
 from cxr.data.sampler import Draw, EpochSampler
 from cxr.data.worker import begin_worker
 
@@ -20,6 +23,9 @@ __all__ = ["Augment", "Batch", "EpochLoader", "ImageDataset"]
 Pixels = npt.NDArray[np.uint8]
 Augment = Callable[[Pixels, np.random.Generator], Pixels]
 Batch = dict[str, Tensor]
+Rows = npt.NDArray[np.int64]
+
+READ_AHEAD = 2  # batches that the thread has ready
 
 
 class ImageDataset(Dataset[Batch]):
@@ -75,19 +81,34 @@ class ImageDataset(Dataset[Batch]):
             "row": torch.from_numpy(rows),
         }
 
-    def _pixels(self, rows: npt.NDArray[np.int64]) -> Pixels:
-        real = rows >= 0
-        if real.all():
-            return np.asarray(self.images[rows])  # fancy indexing copies: the batch may be written to
+    def _pixels(self, rows: Rows) -> Pixels:
         pixels = np.empty((len(rows), *self.images.shape[1:]), np.uint8)
-        pixels[real] = self.images[rows[real]]
-        position = -1 - rows
-        for stack in self.synthetic:
-            here = (position >= 0) & (position < len(stack))
-            pixels[here] = stack[position[here]]
-            position = np.where(position >= 0, position - len(stack), position)
-            position[here] = -1
+        for number, chosen, places in self.located(rows):
+            if len(chosen) == len(rows):
+                gather(self.stacks[number], chosen, pixels)
+            else:
+                part = np.empty((len(chosen), *pixels.shape[1:]), np.uint8)
+                gather(self.stacks[number], chosen, part)
+                pixels[places] = part
         return pixels
+
+    @property
+    def stacks(self) -> list[Pixels]:
+        """The real images, then the synthetic stacks."""
+        return [self.images, *self.synthetic]
+
+    def located(self, rows: Rows) -> list[tuple[int, Rows, Rows]]:
+        """Return where images lie: for each of `stacks` that has any, its number, the rows there, their places in `rows`."""
+        found = []
+        position = np.where(rows >= 0, rows, -1)
+        for number, stack in enumerate(self.stacks):
+            if number == 1:
+                position = np.where(rows < 0, -1 - rows, -1)
+            here = np.flatnonzero((position >= 0) & (position < len(stack)))
+            if len(here):
+                found.append((number, position[here], here))
+            position -= len(stack)
+        return found
 
     def _labels(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         if self.synthetic_labels is None:
@@ -115,9 +136,12 @@ class EpochLoader:
     """What Lightning iterates over: batches, their number, and where it stands.
 
     Not a DataLoader, for two reasons. The position counts the batches that the consumer
-    took, not those that workers have prefetched. And a pass touches nothing before its first
+    took, not those that were read ahead. And a pass touches nothing before its first
     `next`: Lightning makes the iterator first and calls `set_epoch` afterwards, so that a
     DataLoader with workers would have prefetched batches of the wrong epoch.
+
+    With `num_workers` a DataLoader's processes read; with 0 a thread does, two batches ahead: copying pixels holds no lock
+    of Python's, and a batch need not be sent. Either way it is the same batches in the same order.
 
     Save checkpoints in on_train_batch_end or later: the batch in hand then counts as done.
     """
@@ -125,35 +149,55 @@ class EpochLoader:
     def __init__(self, dataset: ImageDataset, sampler: EpochSampler, num_workers: int) -> None:
         self.dataset, self.sampler = dataset, sampler
         self.batch_sampler = sampler  # where Lightning looks whether validation is shuffled
+        self._draws = _Draws(dataset, sampler)
         # A sampler of "batches" lets __getitems__ receive the whole Draw.
-        batches: Any = sampler
-        self._loader: DataLoader[Batch] = DataLoader(
-            dataset,
-            batch_sampler=batches,
-            num_workers=num_workers,
-            collate_fn=_same,
-            worker_init_fn=begin_worker,
-            persistent_workers=num_workers > 0,
-        )
+        batches: Any = self._draws
+        self._loader: DataLoader[Batch] | None = None
+        if num_workers:
+            self._loader = DataLoader(
+                dataset,
+                batch_sampler=batches,
+                num_workers=num_workers,
+                collate_fn=_same,
+                worker_init_fn=begin_worker,
+                persistent_workers=True,
+                generator=torch.Generator(),  # what it draws for its workers comes from no global state
+            )
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
         self.sampler.begin()
-        for batch in self._loader:
+        for batch in self._read() if self._loader is None else self._loader:
             self.sampler.taken += 1
             yield batch
+
+    def _read(self) -> Iterator[Batch]:
+        """Yield the batches of a pass, read by a thread of its own, which ends with the pass."""
+        waiting: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+            try:
+                for draw in self._draws:
+                    waiting.append(thread.submit(self.dataset.__getitems__, draw))
+                    if len(waiting) > READ_AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:  # an abandoned pass, or an error
+                for future in waiting:
+                    future.cancel()
 
     # Lightning ends the workers of a loader through this name when a run is over, also after an
     # error. Left to the garbage collector, each worker costs five seconds at exit.
     @property
     def _iterator(self) -> Any:
-        return self._loader._iterator
+        return None if self._loader is None else self._loader._iterator
 
     @_iterator.setter
     def _iterator(self, value: None) -> None:
-        self._loader._iterator = value
+        if self._loader is not None:
+            self._loader._iterator = value
 
     def state_dict(self) -> dict[str, int]:
         """Return the position; Lightning stores it in every checkpoint."""
@@ -164,18 +208,34 @@ class EpochLoader:
         self.sampler.load_state_dict(state)
 
 
+class _Draws:
+    """The sampler's draws; when one is handed out, the disk was asked for the images of those that follow."""
+
+    def __init__(self, dataset: ImageDataset, sampler: EpochSampler) -> None:
+        self.dataset, self.sampler = dataset, sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Draw]:
+        images = self.dataset.images
+        batch_bytes = max(1, self.sampler.batch_size * images[:1].nbytes)
+        with Disk(self.dataset.stacks) as disk:
+
+            def ask(draw: Draw) -> None:
+                for number, rows, _ in self.dataset.located(self.dataset.rows[draw.positions]):
+                    disk.ask(number, rows)
+
+            yield from looking_ahead(self.sampler, ask, max(1, min(MOST_AHEAD, AHEAD_BYTES // batch_bytes)))
+
+
 def _same(batch: Any) -> Any:
     return batch
 
 
 def _path_of(stack: Pixels | Path) -> Pixels | Path:
     """Return the file of a memory-map that holds exactly this stack; else the stack."""
-    if isinstance(stack, np.memmap) and str(stack.filename).endswith(".npy"):
-        file = Path(str(stack.filename))
-        whole = np.load(file, mmap_mode="r", allow_pickle=False)
-        if whole.shape == stack.shape and whole.offset == stack.offset:
-            return file
-    return stack
+    return stack if isinstance(stack, Path) else file_of(stack) or stack
 
 
 def _opened(stack: Pixels | Path) -> Pixels:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from cxr.data.index import IGNORED_FOLDERS, LABEL, FileSource, hash_files, list_images, make_index
+from cxr.data.index import IGNORED_FOLDERS, LABEL, FileSource, list_images, make_index
 from cxr.errors import UserError, did_you_mean
 
 __all__ = ["SPLIT_NAMES", "Folder"]
@@ -96,7 +96,7 @@ class Folder(FileSource):
                 raise UserError(
                     f"data.root={root}: expected image files in the folder '{label}', found {self._instead(label)}"
                 )
-        for row, content in zip(rows, hash_files(files), strict=True):
+        for row, content in zip(rows, self.hashes(files), strict=True):
             row["content_hash"] = content
         return make_index(rows, classes)
 

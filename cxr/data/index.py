@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cxr.data.hash_store import HashStore
 from cxr.errors import UserError
 from cxr.files import file_sha256
 
@@ -100,10 +101,19 @@ class FileSource:
 
     name: str
     published: str  # where a person gets the data, for DatasetNotFound
+    _hash_store: HashStore | None = None
 
     def __init__(self, root: Path | None) -> None:
         self.root = None if root is None else Path(root)
         self.warnings: tuple[str, ...] = ()
+
+    def remember_hashes(self, directory: Path, *, rehash: bool) -> None:
+        """Keep the files' hashes in `directory`, so that the next `index` reads no file again; `rehash`: it does."""
+        self._hash_store = HashStore(directory, self.folder(), rehash=rehash)
+
+    def hashes(self, paths: Sequence[Path]) -> list[str]:
+        """Return the SHA-256 of every file, in order: read, or remembered (see `remember_hashes`)."""
+        return hash_files(paths) if self._hash_store is None else self._hash_store.hashes(paths, hash_files)
 
     def warn(self, text: str) -> None:
         """Log a warning and keep it in `warnings` for the records; a second time it is silent."""

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from cxr.data.index import LABEL, SPLITS, FileSource, hash_files, list_images, make_index
+from cxr.data.index import LABEL, SPLITS, FileSource, list_images, make_index
 from cxr.errors import UserError, did_you_mean
 
 __all__ = ["Pneumonia", "parse_name"]
@@ -93,7 +93,7 @@ class Pneumonia(FileSource):
                         files.append(file)
         if not rows:
             raise UserError(f"data.root={folder}: expected images of {', '.join(self.classes)}, found none")
-        for row, content in zip(rows, hash_files(files), strict=True):
+        for row, content in zip(rows, self.hashes(files), strict=True):
             row["content_hash"] = content
         return make_index(rows, self.classes)
 

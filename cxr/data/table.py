@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from cxr.data.folder import SPLIT_NAMES
-from cxr.data.index import LABEL, FileSource, hash_files, make_index, require_path
+from cxr.data.index import LABEL, FileSource, make_index, require_path
 from cxr.errors import UserError, did_you_mean
 from cxr.files import read_parquet
 
@@ -103,7 +103,7 @@ class Table(FileSource):
             raise UserError(
                 f"{self.file()}: no row has one of {classes}; expected at least one: mend data.classes"
             )
-        hashes = hash_files([folder / paths[i] for i in keep])
+        hashes = self.hashes([folder / paths[i] for i in keep])
         rows = [
             {
                 "image_id": paths[i],

@@ -25,6 +25,7 @@ MACHINE_KEYS = (
     "synthetic_dir",
     "cache.dir",
     "cache.workers",
+    "cache.rehash",
     "loader.num_workers",
     "logger",
     "trainer.progress",
@@ -44,6 +45,10 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         drop.add("data.root")
     if config.get("near_duplicates") != "group":  # the others only tell, or end the run before it begins
         drop.add("near_duplicates")
+    if not isinstance(config.get("features"), int):  # where features come from; only views of them are another training
+        drop.add("features")
+    if not (config.get("trainer") or {}).get("compile"):  # a run from before the key was there is the same
+        drop.add("trainer.compile")
 
     def keep(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         return {

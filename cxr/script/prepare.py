@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from cxr.config import build
-from cxr.data.cache import CachedImages
+from cxr.data.cache import CachedImages, ImageCache
 from cxr.data.grouping import near_groups
-from cxr.data.index import labels
+from cxr.data.index import FileSource, labels
 from cxr.data.mix import Mixture, composition, training_rows
 from cxr.data.module import CXRDataModule
 from cxr.data.near import MIN_PX
@@ -106,7 +106,10 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
     """
     source = build(config["data"])
     classes = list(source.classes)
-    cached: CachedImages = build(config["cache"]).build(source, source.index())
+    cache: ImageCache = build(config["cache"])
+    if isinstance(source, FileSource):
+        source.remember_hashes(cache.dir, rehash=cache.rehash)
+    cached: CachedImages = cache.build(source, source.index())
     index = cached.index
     if config.get("near_duplicates") == "group":  # a run from before the key was there knew none
         index = _kept_together(cached)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import multiprocessing
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,38 @@ def test_an_abandoned_pass_does_not_shorten_the_next(images: Any) -> None:
     loader = module(images).train_dataloader()
     next(iter(loader))
     assert len(list(loader)) == 6
+
+
+def reading_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+def test_the_reading_thread_ends_with_its_pass(images: Any) -> None:
+    loader = module(images).train_dataloader()
+    passing = iter(loader)
+    assert not reading_threads(), "a pass touches nothing before its first batch"
+    next(passing)
+    assert len(reading_threads()) == 1
+    del passing
+    gc.collect()
+    assert not reading_threads(), "abandoned"
+    assert len(list(loader)) == 6 and not reading_threads()
+
+
+def test_an_image_that_cannot_be_read_ends_the_pass_with_its_error(images: Any) -> None:
+    def divide(batch: Any, rng: np.random.Generator) -> Any:
+        raise ZeroDivisionError("a picture that cannot be changed")
+
+    with pytest.raises(ZeroDivisionError, match="a picture that cannot be changed"):
+        list(module(images, augment=divide).train_dataloader())
+    assert not reading_threads()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_reading_draws_nothing_from_global_random_states(images: Any, num_workers: int) -> None:
+    before = torch.get_rng_state()
+    list(module(images, num_workers).train_dataloader())
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_resume_under_another_batch_size_is_refused(images: Any) -> None:
