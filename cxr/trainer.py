@@ -16,10 +16,13 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch.callbacks import Checkpoint, Timer
 
 from cxr._memory import keep_freed_memory
+from cxr._profiler import NoProfiler
 from cxr.callback.atomic_checkpoint import AtomicCheckpointIO
 from cxr.callback.bar import PlainBar, RichBar
+from cxr.callback.compile import CompileNetworks
 from cxr.callback.progress_file import ProgressFile
 from cxr.errors import UserError
+from cxr.task.precision import Precision, native_precision
 from cxr.task.sync_norm import SyncedBatchNorms
 
 __all__ = ["cluster_environment", "make_trainer", "quiet_lightning"]
@@ -31,6 +34,7 @@ _FALSE_ALARMS = (
     ".*ModelCheckpoint.*",  # checkpoints are ours: cxr.callback.checkpoints
     ".*number of training batches.*smaller than the logging interval.*",  # small sets are normal here
     ".*You passed in a `val_dataloader` but have no `validation_step`.*",  # a GAN's are for its score
+    ".*in eval mode at the start of training.*",  # a frozen backbone is meant to be
     ".*The `srun` command is available on your system but is not used.*",  # on a login node it should not be
 )
 
@@ -90,7 +94,8 @@ def make_trainer(
     devices: int | list[int] | Literal["auto"],
     num_nodes: int,
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"],
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"],
+    precision: Precision,
+    compile: bool = False,  # noqa: A002 - the word of the config
     max_epochs: int,
     max_time: str | None,
     gradient_clip_val: float | None,
@@ -107,6 +112,8 @@ def make_trainer(
 ) -> lightning.Trainer:
     """Return a Trainer; `run_dir`, `logger` and `callbacks` come from the run, the rest from conf/trainer."""
     quiet_lightning()
+    if precision == "auto":
+        precision = native_precision(accelerator, devices)[0]
     bars: dict[str, list[Any]] = {
         "rich": [RichBar()],
         "plain": [PlainBar()],
@@ -127,12 +134,19 @@ def make_trainer(
         limit_train_batches=limit_train_batches,
         deterministic=deterministic,
         logger=logger,
-        callbacks=[*bars.get(progress, []), *timer, *callbacks, ProgressFile()],
+        callbacks=[
+            *bars.get(progress, []),
+            *timer,
+            *callbacks,
+            *([CompileNetworks()] if compile else []),
+            ProgressFile(),
+        ],
         plugins=[
             AtomicCheckpointIO(),
             *cluster_environment(devices, num_nodes),
             *([SyncedBatchNorms()] if sync_batchnorm else []),  # Lightning's own refuses a CPU
         ],
+        profiler=NoProfiler(),
         default_root_dir=run_dir,
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),  # never Lightning's own
         enable_progress_bar=progress != "none",

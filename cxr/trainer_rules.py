@@ -91,10 +91,26 @@ def clipping_needs_unscaled_gradients(config: Config) -> str | None:
     return None
 
 
+def feature_views(config: Config) -> str | None:
+    """Views are kept of augmented images, for a backbone that does not learn."""
+    views = config.get("features")
+    if not isinstance(views, int) or isinstance(views, bool):
+        return None
+    if views < 1:
+        return f"features: got {views}, expected 1 or more views, auto or off; set features=auto"
+    if not (config.get("classifier") or {}).get("frozen"):
+        return (f"features: {views} views are kept for a frozen backbone, and this network learns; "
+                "set features=auto, or classifier=backbone classifier.frozen=true")  # fmt: skip
+    if kind(config, "augment") == "none":
+        return f"features: {views} views of images that are not augmented are all the same; set features=auto, or augment=…"
+    return None
+
+
 TRAINER_RULES = [
     devices_are_named,
     batch_is_shared_evenly,
     explicit_gan_strategy,
     gan_uses_its_own_accumulation,
     clipping_needs_unscaled_gradients,
+    feature_views,
 ]

@@ -28,6 +28,8 @@ from cxr.errors import UserError
 
 __all__ = ["Backbone", "Head"]
 
+STILL = (nn.AdaptiveAvgPool2d, nn.Flatten)  # layers of a head without weights and chance
+
 Head = Literal["own", "linear", "talukdar", "covidgan_vgg16", "covidgan_resnet50"]
 
 
@@ -35,7 +37,8 @@ class Backbone(Classifier):
     """A timm network without its own classifier, and a head.
 
     Frozen means: no gradient, no graph, and evaluation mode whatever `.train()` says, so that batch
-    statistics stay as they were learnt. Images arrive in [-1, 1]; the mean and standard deviation
+    statistics stay as they were learnt. What the body makes of an image is then always the same, and
+    `encode` of it is worth keeping (cxr.callback.frozen_features). Images arrive in [-1, 1]; the mean and standard deviation
     that the weights were trained with are applied inside.
     """
 
@@ -58,7 +61,7 @@ class Backbone(Classifier):
     ) -> None:
         super().__init__()
         self.image_size_px, self.channels, self.n_outputs = image_size_px, channels, n_outputs
-        self.frozen, self.own = frozen, head == "own"
+        self.name, self.frozen, self.own = name, frozen, head == "own"
         download = pretrained and checkpoint_path is None
         self.body: Any = create_body(name, image_size_px, channels, download)
         self._nhwc = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
@@ -69,6 +72,7 @@ class Backbone(Classifier):
         self.maps = nn.Identity()  # where heat maps hook in: outside the frozen part, after in-place ReLUs
         self.last_conv = "maps"
         self.head = _make_head(head, name, self._settle(), n_outputs, dropout)
+        self._n_still = next((i for i, m in enumerate(self.head) if not isinstance(m, STILL)), len(self.head))
         initialise(self.head, init)
         self.weights = "pretrained" if download else "random"
         if checkpoint_path is not None:
@@ -97,8 +101,24 @@ class Backbone(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, channels, H, W) in [-1, 1] to logits (B, n_outputs)."""
-        logits: Tensor = self.head(self._before_head(self.features(images)))
-        return logits
+        return self.decode(self.encode(images))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Map images (B, channels, H, W) in [-1, 1] to what learns last: maps (B, C, h, w), pooled (B, C) if they can be.
+
+        Pooling and flattening learn nothing and draw nothing, and what is pooled is h x w times smaller.
+        """
+        x = self._before_head(self.features(images))
+        for layer in self.head[: self._n_still]:
+            x = layer(x)
+        return x
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Map what `encode` returns to logits (B, n_outputs)."""
+        x = features
+        for layer in self.head[self._n_still :]:
+            x = layer(x)
+        return x
 
     def _before_head(self, maps: Tensor) -> Tensor:
         """Apply what the network itself has between its maps and its last layer, for the head `own`."""

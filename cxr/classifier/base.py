@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["Classifier", "Init", "initialise"]
 
@@ -21,6 +21,16 @@ class Classifier(nn.Module):
     """Where the first weights came from: `random`, `pretrained` or a file; tables mark `random`."""
     last_conv: str
     """Name (for `get_submodule`) of the module whose output is the last feature map (B, C, h, w)."""
+    frozen: bool = False
+    """Whether `encode` never changes while it trains; then `forward` is `decode` after `encode`."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Map images (B, channels, H, W) in [-1, 1] to what the first layer that learns takes (B, …)."""
+        raise NotImplementedError(f"{type(self).__name__} has no frozen part")
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Map what `encode` returns to logits (B, n_outputs)."""
+        raise NotImplementedError(f"{type(self).__name__} has no frozen part")
 
 
 def initialise(module: nn.Module, init: Init) -> None:

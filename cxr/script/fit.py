@@ -6,6 +6,7 @@ import csv
 import io
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import lightning
@@ -19,15 +20,17 @@ from cxr.callback.pruning import Pruning
 from cxr.config import build
 from cxr.data.near_store import NEAR_FILE, write_prints
 from cxr.errors import UserError
-from cxr.files import digest, write_json
+from cxr.files import digest, read_json, write_json
 from cxr.run import Run, manifest
 from cxr.run.headline import by_headline
+from cxr.script.kept_features import kept_features
 from cxr.script.near_guard import guard_near, training_prints
 from cxr.script.prepare import Prepared, prepare
 from cxr.script.ranks import Ranks
 from cxr.search.trial import Pruned, current_trial
 from cxr.task.checkpoint import load_checkpoint
 from cxr.task.classifier import ClassifierTask
+from cxr.task.precision import native_precision
 from cxr.task.step_guard import StepGuard
 from cxr.task.version import check_resumable
 from cxr.task.weights import check_weights
@@ -82,18 +85,29 @@ def _fit(run: Run, stop: StopOnSignal) -> None:
     if any(isinstance(c, EarlyStopping) for c in callbacks) and not len(prepared.rows["val"]):
         raise UserError("callback.early_stopping: there are no validation images to watch; "
                         "set split.val=0.1 or callback.early_stopping=null")  # fmt: skip
+    module = prepared.module(config)
+    features = kept_features(config, prepared, module, task, lambda line: _say(run, line))
+    callbacks += [] if features is None else [features]
     trainer: lightning.Trainer = build(config["trainer"])(
-        run_dir=run.path, logger=loggers, callbacks=[stop, *callbacks]
+        run_dir=run.path,
+        logger=loggers,
+        callbacks=[stop, *callbacks],
+        precision=_precision(run),
     )
-    if run.primary:
-        write_json(run.path / "manifest.json", _manifest(run, prepared, trainer, near))
+
+    def describe() -> None:
+        if run.primary:
+            found = _manifest(run, prepared, trainer, near)
+            write_json(run.path / "manifest.json", {**found, "features": features and features.record})
+
+    describe()
     if (processes := trainer.world_size) > 1:
         share = config["loader"]["batch_size"] // processes
         _say(
             run,
             f"{processes} processes, {share} images of each batch for each (loader.batch_size counts all)",
         )
-    _train(trainer, task, prepared, run, loggers, stop)
+    _train(trainer, task, module, run, loggers, stop)
     done, wanted = epochs_done(trainer), config["trainer"]["max_epochs"]
     early = next((c for c in trainer.callbacks if isinstance(c, EarlyStopping) and c.stopped), None)  # type: ignore[attr-defined]  # Lightning's stubs hide it
     if early is not None:
@@ -110,8 +124,7 @@ def _fit(run: Run, stop: StopOnSignal) -> None:
               "the same command goes on from there")  # fmt: skip
         raise SystemExit(0)
     run.finish(_headline(_scores(trainer, log)))
-    if run.primary:
-        write_json(run.path / "manifest.json", _manifest(run, prepared, trainer, near))
+    describe()
     _say(
         run,
         f"{run.path}: finished"
@@ -122,13 +135,12 @@ def _fit(run: Run, stop: StopOnSignal) -> None:
 def _train(
     trainer: lightning.Trainer,
     task: lightning.LightningModule,
-    prepared: Prepared,
+    module: lightning.LightningDataModule,
     run: Run,
     loggers: Sequence[Logger],
     stop: StopOnSignal,
 ) -> None:
     """Train; loggers are closed in every case, and a signal ends it as an interruption (Lightning: exit code 1)."""
-    module = prepared.module(run.config)
 
     def fail(error: BaseException) -> None:
         run.fail(error)
@@ -145,6 +157,20 @@ def _train(
     finally:
         for logger in loggers:
             logger.finalize("success" if trainer.state.finished else "failed")
+
+
+def _precision(run: Run) -> str:
+    """Return the trainer's precision; of `auto`, what the run began with, else what this device computes in."""
+    asked: dict[str, Any] = run.config["trainer"]
+    if asked["precision"] != "auto":
+        return str(asked["precision"])
+    if run.last_checkpoint is not None:
+        with suppress(UserError):  # a run goes on in what it was begun in, also on another device
+            if (began := read_json(run.path / "manifest.json").get("precision")) is not None:
+                return str(began)
+    found, why = native_precision(asked["accelerator"], asked["devices"])
+    _say(run, f"precision: {found}, since {why} (trainer.precision=auto)")
+    return found
 
 
 def _say(run: Run, line: str) -> None:
@@ -221,6 +247,7 @@ def _manifest(
         "counts": prepared.counts(),
         "n_training_images": len(prepared.training_labels()),
         "n_validation_images": len(prepared.rows["val"]),
+        "precision": trainer.precision,
         "skipped_steps": guard.skipped if isinstance(guard, StepGuard) else 0,
         "trained_on": seen,
         "leaked": prepared.leaked,

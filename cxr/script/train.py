@@ -27,6 +27,7 @@ def train(
     train_classes: list[str] | None,
     leakage: Literal["refuse", "allow"],
     near_duplicates: Literal["report", "refuse", "group", "off"],
+    features: Literal["auto", "off"] | int,
 ) -> None:
     """The schema of conf/train.yaml beside its groups; see there for what each key means."""
 

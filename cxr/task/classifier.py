@@ -43,6 +43,8 @@ def softmax_log_odds(logits: Tensor) -> Tensor:
 class ClassifierTask(lightning.LightningModule):
     """Train a classifier on batches {"image": uint8 (B, 1, H, W), "label": float (B, L), "row": int (B,)}.
 
+    In place of "image" a batch may hold "features" (B, …): what `encode` makes of the images (cxr.callback.frozen_features).
+
     Two classes may have one output (its logit is that of `classes[1]`) or two; several classes, and
     independent labels (`multi_label`), have one each. Logs `loss` and `accuracy` of training and of
     validation and `val/auroc`, once an epoch.
@@ -103,15 +105,36 @@ class ClassifierTask(lightning.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map uint8 images (B, 1, H, W) to float32 logits (B, n_outputs)."""
+        return self._of_network(self.network(self._pixels(images)))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Map uint8 images (B, 1, H, W) to what a frozen network's head learns from (B, …), without a graph."""
+        with torch.no_grad():
+            return self.network.encode(self._pixels(images))
+
+    def answer(self, batch: Batch) -> Tensor:
+        """Return the logits of a batch of images, or of their features."""
+        if "features" not in batch:
+            logits: Tensor = self(batch["image"])
+            return logits
+        features = batch["features"]
+        if features.ndim == 4:  # maps, stored channels first
+            features = features.contiguous(memory_format=self.memory_format)
+        return self._of_network(self.network.decode(features))
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """Map uint8 images (B, 1, H, W) to what the network takes."""
         size = self.network.image_size_px
         if images.shape[-2:] != (size, size):
             raise UserError(
                 f"classifier.image_size_px: the network takes {size} px and the images have "
                 f"{images.shape[-2]} x {images.shape[-1]}; set cache.size_px={size}"
             )
-        x = to_float(images, self.network.channels).contiguous(memory_format=self.memory_format)
-        logits: Tensor = self.network(x).float()
-        return softmax_log_odds(logits) if self.output == "softmax" else logits
+        return to_float(images, self.network.channels).contiguous(memory_format=self.memory_format)
+
+    def _of_network(self, logits: Tensor) -> Tensor:
+        """Map the network's logits (B, n_outputs) to the task's, float32."""
+        return softmax_log_odds(logits.float()) if self.output == "softmax" else logits.float()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Map this task's logits (B, n_outputs) to probabilities (B, n_classes).
@@ -175,7 +198,7 @@ class ClassifierTask(lightning.LightningModule):
         return {"row": batch["row"], "logits": self(batch["image"])}
 
     def _step(self, batch: Batch, split: Literal["train", "val", "test"]) -> Tensor:
-        logits, targets = self(batch["image"]), self._targets(batch["label"])
+        logits, targets = self.answer(batch), self._targets(batch["label"])
         loss: Tensor = self.loss(logits, targets)
         if split == "train" and self.guard.skips:
             loss = self.guard.filter(loss, [], self.trainer)
