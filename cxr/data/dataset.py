@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cxr.data.gather import AHEAD_BYTES, MOST_AHEAD, Disk, file_of, gather, looking_ahead
 from cxr.data.sampler import Draw, EpochSampler
+from cxr.data.warp import Change, Draws, as_tensors
 from cxr.data.worker import begin_worker
 
 __all__ = ["Augment", "Batch", "EpochLoader", "ImageDataset"]
@@ -35,6 +36,9 @@ class ImageDataset(Dataset[Batch]):
     (N, S, S) uint8 with `labels` (N, L) float32, or for r < 0 the image -1 - r of the
     `synthetic` stacks, taken one after the other, with `synthetic_labels`. A stack that is a
     memory-map of an .npy file is reopened by its path in other processes, never copied.
+
+    `augment` changes the images here; with `draws` instead, a batch only says what is to become of them
+    ("theta", "table": see `warp.as_tensors`), and it is done on the device.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class ImageDataset(Dataset[Batch]):
         synthetic_labels: npt.NDArray[np.float32] | None = None,
         augment: Augment | None = None,
         seed: int = 0,
+        draws: Draws | None = None,
     ) -> None:
         n_synthetic = sum(len(stack) for stack in synthetic)
         if len(labels) != len(images):
@@ -61,7 +66,7 @@ class ImageDataset(Dataset[Batch]):
                 raise ValueError(f"synthetic images {stack.shape[1:]} beside real ones {images.shape[1:]}")
         self.images, self.labels, self.rows = images, labels, np.asarray(rows, dtype=np.int64)
         self.synthetic, self.synthetic_labels = list(synthetic), synthetic_labels
-        self.augment, self.seed = augment, seed
+        self.augment, self.seed, self.draws = augment, seed, draws
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -73,13 +78,20 @@ class ImageDataset(Dataset[Batch]):
         if self.augment is not None:
             # A generator for each image: its change is the same whatever the batch size, the rank or the worker.
             for i, position in enumerate(draw.positions):
-                rng = np.random.default_rng([self.seed, draw.epoch, int(position)])
-                pixels[i : i + 1] = self.augment(pixels[i : i + 1], rng)
+                pixels[i : i + 1] = self.augment(pixels[i : i + 1], self._rng(draw.epoch, position))
+        changes: list[Change] = []
+        if self.draws is not None:
+            for position in draw.positions:
+                changes += self.draws(self._rng(draw.epoch, position), 1, pixels.shape[-1])
         return {
+            **(as_tensors(changes, pixels.shape[-1]) if self.draws is not None else {}),
             "image": torch.from_numpy(pixels).unsqueeze(1),
             "label": torch.from_numpy(self._labels(rows)),
             "row": torch.from_numpy(rows),
         }
+
+    def _rng(self, epoch: int, position: np.int64) -> np.random.Generator:
+        return np.random.default_rng([self.seed, epoch, int(position)])
 
     def _pixels(self, rows: Rows) -> Pixels:
         pixels = np.empty((len(rows), *self.images.shape[1:]), np.uint8)

@@ -45,10 +45,15 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         drop.add("data.root")
     if config.get("near_duplicates") != "group":  # the others only tell, or end the run before it begins
         drop.add("near_duplicates")
-    if not isinstance(config.get("features"), int):  # where features come from; only views of them are another training
+    if not isinstance(
+        config.get("features"), int
+    ):  # where features come from; only views of them are another training
         drop.add("features")
     if not (config.get("trainer") or {}).get("compile"):  # a run from before the key was there is the same
         drop.add("trainer.compile")
+
+    if not _augmented_on_device(config):
+        drop.add("loader.augment_on")
 
     def keep(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         return {
@@ -58,6 +63,15 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         }
 
     return keep(config, "")
+
+
+def _augmented_on_device(config: Mapping[str, Any]) -> bool:
+    """Say whether a device may have warped the training images: its rounding is not the CPU's (by a grey level)."""
+    of = {key: config.get(key) or {} for key in ("loader", "trainer", "augment")}
+    where = of["loader"].get("augment_on", "cpu")
+    if of["augment"].get("_target_", "cxr.data.augment.none") == "cxr.data.augment.none" or where == "cpu":
+        return False
+    return bool(where == "device" or of["trainer"].get("accelerator", "cpu") != "cpu")
 
 
 def machine_values(config: Mapping[str, Any]) -> dict[str, Any]:
