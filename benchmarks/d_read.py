@@ -1,4 +1,4 @@
-"""D1 to D3, D6: reading. A batch out of the cache's memory-map, against memcpy, other formats, and a usual DataLoader; cold reads.
+"""D1 to D3, D6: reading batches out of the cache's memory-map, against memcpy, other formats, a usual DataLoader; cold reads.
 
 The images are procedural chests at 256 px (JPEG of quality 90, and PNG at 1,024 px, as ChestX-ray14 is published); for
 the memory-map they are repeated, so that random rows are out of the processor's caches.

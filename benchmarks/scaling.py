@@ -1,6 +1,6 @@
 """What each stage costs an image, and how its memory grows: `python -m benchmarks.scaling dir=FOLDER n=1000,10000,100000`.
 
-Every stage runs in processes of its own on N procedural images of 32 px (the smallest that has all stages), on one thread.
+Every stage runs in processes of its own on N procedural images of 32 px, PNG files of 1 kB, on one thread.
 Measured: CPU time of the stage, and its peak of private memory: anonymous pages of the stage's whole process tree
 (RssAnon and RssShmem of /proc/PID/status), looked at every 5 ms. Pages of files (the cache's memory-map) belong to the
 page cache, are shared by all processes and given up when something else needs them: they are not counted.
@@ -50,51 +50,84 @@ def inside(function: str) -> Callable[[int], list[str]]:
 
 
 def typed(program: str, *words: str) -> Callable[[int], list[str]]:
-    """Return the command of a user; {n} is N."""
-    return lambda n: [
-        sys.executable,
-        str(ROOT / f"{program}.py"),
-        *(w.format(n=n, half=n // 2) for w in words),
-    ]
+    """Return the command of a user; n={n} is N."""
+    return lambda n: [sys.executable, str(ROOT / f"{program}.py"), *(w.replace("{n}", str(n)) for w in words)]
 
 
-DATA = ["data.n_patients={half}", f"data.size_px={SIZE_PX}", f"cache.size_px={SIZE_PX}", "trainer.precision=32-true",
-        "trainer.progress=none", "trainer.max_epochs=1", f"trainer.limit_train_batches={STEPS}",
-        "near_duplicates=off"]  # fmt: skip
-GAN = [
-    "task=gan",
-    "name=gan",
-    "train_classes=[normal]",
-    "gan.generator.widths=[8,8,8]",
-    "gan.discriminator.widths=[8,8,8]",
-]
+DATA = ["data=folder", "data.root=files", "data.classes=[normal,opacity]", "data.patient_pattern='p([0-9]+)_'", f"cache.size_px={SIZE_PX}", "cache.workers=1",
+        "trainer.precision=32-true", "trainer.progress=none", "trainer.max_epochs=1",
+        f"trainer.limit_train_batches={STEPS}", "near_duplicates=off"]  # fmt: skip
+GAN = ["task=gan", "name=gan", "train_classes=[normal]", f"gan.generator.image_size_px={SIZE_PX}",
+       f"gan.discriminator.image_size_px={SIZE_PX}", "gan.generator.widths=[8,8,8]",
+       "gan.discriminator.widths=[8,8,8]", "callback.generative_score.n_images=100"]  # fmt: skip
 STAGES = [
-    Stage("index", "images listed", inside("index")),
-    Stage("cache", "images decoded and resized", inside("cache")),
-    Stage("split", "images in three parts", inside("split")),
+    Stage("index, first run", "files listed and hashed", inside("index")),
+    Stage("index, again", "files listed", inside("index")),
+    Stage("cache", "files decoded and resized", inside("cache")),
+    Stage("split", "rows in three parts", inside("split")),
     Stage("near-duplicates: fingerprints", "images", inside("prints")),
     Stage("near-duplicates: pairs", "images, all pairs", inside("pairs")),
     Stage("loader", "images of an epoch", inside("loader")),
     Stage("train.py, a GAN", f"images of the set; {STEPS} steps", typed("train", *DATA, *GAN)),
-    Stage("train.py, a classifier", f"images of the set; {STEPS} steps, a validation of N / 10",
-          typed("train", *DATA, "classifier.channels=1", "name=cnn")),
-    Stage("generate.py", "images made", typed("generate", "run=gan", "n={n}", "accelerator=cpu", "review=false")),
-    Stage("score.py, pixel features", "N / 20 real and N synthetic images",
-          typed("score", "run=cnn", "synthetic=[gan]", "against=val", "extractor=pixel", "n_resamples=100",
-                "n_halves=10", "n_subsets=10", "accelerator=cpu")),
-    Stage("evaluate.py", "N / 5 test images, N / 10 validation images",
-          typed("evaluate", "runs=[cnn]", "accelerator=cpu", "n_resamples=200")),
-    Stage("evaluate.py report=phantom", "as evaluated before; the report",
-          typed("evaluate", "runs=[cnn]", "accelerator=cpu", "n_resamples=200", "report=phantom")),
+    Stage(
+        "train.py, a classifier",
+        f"images of the set; {STEPS} steps, a validation of N / 10",
+        typed("train", *DATA, "classifier.channels=1", "name=cnn"),
+    ),
+    Stage(
+        "generate.py", "images made", typed("generate", "run=gan", "n={n}", "accelerator=cpu", "review=false")
+    ),
+    Stage(
+        "score.py, pixel features",
+        "N / 20 real and N synthetic images",
+        typed("score", "run=cnn", "synthetic=[gan]", "against=val", "extractor=pixel", "n_resamples=100",
+              "n_halves=10", "n_subsets=10", "accelerator=cpu"),
+    ),
+    Stage(
+        "evaluate.py",
+        "N / 5 test images, N / 10 validation images",
+        typed("evaluate", "runs=[cnn]", "accelerator=cpu", "n_resamples=200"),
+    ),
+    Stage(
+        "evaluate.py report=phantom",
+        "as evaluated before; the report",
+        typed("evaluate", "runs=[cnn]", "accelerator=cpu", "n_resamples=200", "report=phantom"),
+    ),
 ]  # fmt: skip
+
+
+def make_files(n: int) -> None:
+    """Write N PNG files, two of a patient: a few procedural chests, each with a smooth random field of its own."""
+    import cv2
+    import numpy as np
+
+    from cxr.data.phantom import Phantom
+
+    source = Phantom(50, 1, ["normal", "opacity"], 0.6, SIZE_PX, 0, False)
+    chests = [source.read(f"phantom/{i:06d}").astype(np.float32) for i in range(50)]
+    rng = np.random.default_rng(0)
+    for name in ("normal", "opacity"):
+        Path("files", name).mkdir(parents=True, exist_ok=True)
+    for i in range(n):
+        field = cv2.resize(
+            rng.normal(0, 60, (8, 8)).astype(np.float32), (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_CUBIC
+        )
+        image = np.clip(chests[i % 50] + field, 0, 255).astype(np.uint8)
+        cv2.imwrite(f"files/{('normal', 'opacity')[i // 2 % 2]}/p{i // 2:06d}_{i % 2}.png", image)
+
+
+def _source() -> Any:
+    from cxr.data.folder import Folder
+
+    source = Folder(Path("files"), ["normal", "opacity"], r"p(\d+)_")
+    source.remember_hashes(Path("cache"), rehash=False)
+    return source
 
 
 def index(n: int) -> None:
     """List the images."""
-    from cxr.data.phantom import Phantom
-
-    made = Phantom(n // 2, 2, ["normal", "opacity"], 0.6, SIZE_PX, 0, False)
-    made.index().to_parquet("index.parquet", index=False)
+    del n
+    _source().index().to_parquet("index.parquet", index=False)
 
 
 def cache(n: int) -> None:
@@ -102,12 +135,10 @@ def cache(n: int) -> None:
     import pandas as pd
 
     from cxr.data.cache import ImageCache
-    from cxr.data.phantom import Phantom
 
-    source = Phantom(n // 2, 2, ["normal", "opacity"], 0.6, SIZE_PX, 0, False)
-    ImageCache(Path("cache"), SIZE_PX, "stretch", None, "stop", 1).build(
-        source, pd.read_parquet("index.parquet")
-    )
+    del n
+    table = pd.read_parquet("index.parquet")
+    ImageCache(Path("cache"), SIZE_PX, "stretch", None, "stop", 1).build(_source(), table)
 
 
 def split(n: int) -> None:
@@ -157,7 +188,7 @@ def loader(n: int) -> None:
 def _images() -> Any:
     import numpy as np
 
-    (file,) = Path("cache").glob("phantom-*/images.npy")
+    (file,) = Path("cache").glob("folder-*/images.npy")
     return np.load(file, mmap_mode="r")
 
 
@@ -234,9 +265,8 @@ def main() -> None:
     """Measure what is asked for; what was measured before in the same folder is kept and shown."""
     asked = dict(word.partition("=")[::2] for word in sys.argv[1:])
     if "inside" in asked:
-        {one.__name__: one for one in (index, cache, split, prints, pairs, loader)}[asked["inside"]](
-            int(asked["n"])
-        )
+        stages = (make_files, index, cache, split, prints, pairs, loader)
+        {one.__name__: one for one in stages}[asked["inside"]](int(asked["n"]))
         return
     if (unknown := set(asked) - {"dir", "n", "stages", "write"}) or "dir" not in asked:
         sys.exit(
@@ -253,6 +283,9 @@ def main() -> None:
     for n in sizes:
         place = folder / str(n)
         place.mkdir(exist_ok=True)
+        if not (place / "files").is_dir():
+            measured(Stage("files", "", inside("make_files")), n, place)
+            time.sleep(3)  # a hash is not remembered of a file that changed a moment ago
         for stage in STAGES:
             if any(stage.name.startswith(word) for word in wanted):
                 found.setdefault(stage.name, {})[str(n)] = measured(stage, n, place)
