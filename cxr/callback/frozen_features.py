@@ -77,9 +77,9 @@ class FrozenFeatures(Callback):
         assert isinstance(pl_module, ClassifierTask)
         encode = _encoder(trainer, pl_module)
         size = max(1, self.data.batch_size // trainer.world_size)
-        form = self._form(encode, size)
+        form = self._form(encode)
         about = {**_about(trainer, pl_module), "shape": list(form.shape), "dtype": str(form.dtype)}
-        plan = self._plan(about, form, pl_module.network)
+        plan = self._plan(about, form, pl_module.network, trainer.strategy)
         wanted = sum(len(rows) for _, rows, _ in plan)
         try:
             missing = [store.missing(rows) for store, rows, _ in plan]
@@ -103,14 +103,14 @@ class FrozenFeatures(Callback):
             "views": self.views or 1,
         }
 
-    def _form(self, encode: Callable[[Tensor], Tensor], size: int) -> Form:
+    def _form(self, encode: Callable[[Tensor], Tensor]) -> Form:
         """Return what one image becomes."""
         side = self.data.images.shape[1]
-        features = encode(torch.zeros(min(size, 2), 1, side, side, dtype=torch.uint8))
+        features = encode(torch.zeros(1, 1, side, side, dtype=torch.uint8))
         return Form(tuple(features.shape[1:]), features.dtype)
 
     def _plan(
-        self, about: Mapping[str, Any], form: Form, network: nn.Module
+        self, about: Mapping[str, Any], form: Form, network: nn.Module, strategy: Any
     ) -> list[tuple[FeatureStore, Rows, Callable[[Rows], Tensor]]]:
         """Return the stores, what each must hold, and the images of that: real ones, then synthetic ones or views."""
         name = str(getattr(network, "name", type(network).__name__)).replace("/", "-")
@@ -133,16 +133,26 @@ class FrozenFeatures(Callback):
                 plan.append((store(len(stack), {"images": _pixels_sha256(stack)}), here, of(stack)))
                 position = position - len(stack)
             return plan
-        # a view is an epoch: position, seed and epoch decide how an image is changed
+        # a view is an epoch: position, seed and epoch decide how an image is changed, by the loader or on the device
         dataset: Any = self.data.train_dataloader().dataset
-        order = {**real, "synthetic": [_pixels_sha256(stack) for stack in self.data.synthetic],
-                 "rows": digest(train.tolist()), "augment": self.augment, "seed": self.data.seed}  # fmt: skip
+
+        def augmented(view: int) -> Callable[[Rows], Tensor]:
+            def images(positions: Rows) -> Tensor:
+                batch = strategy.batch_to_device(dataset.__getitems__(Draw(view, 0, positions)))
+                return cast(Tensor, self.data.on_after_batch_transfer(batch, 0)["image"])
+
+            return images
+
+        order = {
+            **real,
+            "synthetic": [_pixels_sha256(stack) for stack in self.data.synthetic],
+            "rows": digest(train.tolist()),
+            "augment": [self.augment, self.data.augment_on, self.data.seed],
+        }
         plan = [(store(len(self.data.images), real), np.unique(val), of(self.data.images))]
         for view in range(self.views):
-            plan.append((
-                store(len(train), {**order, "view": view}), np.arange(len(train)),
-                lambda rows, view=view: dataset.__getitems__(Draw(view, 0, rows))["image"],
-            ))  # fmt: skip
+            held = store(len(train), {**order, "view": view})
+            plan.append((held, np.arange(len(train)), augmented(view)))
         return plan
 
     def _replace(self, stores: list[FeatureStore], form: Form) -> None:

@@ -163,13 +163,13 @@ def test_the_head_learns_the_same(head: str, precision: Any, epochs: int, tmp_pa
 
 
 def test_images_are_seen_once(tmp_path: Path) -> None:
-    """29 real training images, 6 synthetic ones, 9 for validation, and two black ones that tell the shape."""
+    """29 real training images, 6 synthetic ones, 9 for validation, and a black one that tells the shape."""
     network = Frozen()
     train(network, data(), tmp_path, keep=True, epochs=5)
-    assert network.calls == 29 + 6 + 9 + 2
+    assert network.calls == 29 + 6 + 9 + 1
     second = Frozen()
     train(second, data(parts={"train": np.arange(40), "val": np.arange(50, 55)}), tmp_path, keep=True)
-    assert second.calls == 2 + 2 + 5, "another split adds what is not there"
+    assert second.calls == 1 + 2 + 5, "another split adds what is not there"
 
 
 @pytest.mark.parametrize("began", [True, False])
@@ -203,7 +203,7 @@ def test_as_many_views_as_epochs_are_the_augmented_training(tmp_path: Path) -> N
     network = Frozen()
     kept = train(network, data(augment=noise), tmp_path / "on", keep=True, epochs=3, views=3)
     assert largest_difference(kept[0], plain[0]) <= 1e-6 and kept[1] == pytest.approx(plain[1], abs=1e-6)
-    assert network.calls == 3 * 36 + 9 + 2 and "3 views" in kept[2][0]
+    assert network.calls == 3 * 36 + 9 + 1 and "3 views" in kept[2][0]
     fewer = train(Frozen(), data(augment=noise), tmp_path / "on", keep=True, epochs=3, views=2)
     assert "are there" in fewer[2][0], "the first two of the three"
     assert largest_difference(fewer[0], plain[0]) > 1e-6, "the third epoch saw the first view again"
@@ -247,7 +247,7 @@ def test_features_of_something_else_are_not_taken(what: str, tmp_path: Path) -> 
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, **options,  # type: ignore[arg-type]  # precision
     )  # fmt: skip
     trainer.fit(task(network), datamodule=module)
-    assert network.calls == n + 2
+    assert network.calls == n + 1
 
 
 def test_a_folder_that_cannot_be_written_is_told_and_images_are_trained_on(tmp_path: Path) -> None:
@@ -256,4 +256,4 @@ def test_a_folder_that_cannot_be_written_is_told_and_images_are_trained_on(tmp_p
     _, scores, said = train(network, data(), tmp_path, keep=True)
     assert scores == pytest.approx(train(Frozen(), data(), tmp_path / "off", keep=False)[1])
     assert "cannot keep them" in said[-1] and "every image in every epoch" in said[-1]
-    assert network.calls == 3 * (36 + 9) + 2
+    assert network.calls == 3 * (36 + 9) + 1
