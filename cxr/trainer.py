@@ -35,6 +35,7 @@ _FALSE_ALARMS = (
     ".*number of training batches.*smaller than the logging interval.*",  # small sets are normal here
     ".*You passed in a `val_dataloader` but have no `validation_step`.*",  # a GAN's are for its score
     ".*in eval mode at the start of training.*",  # a frozen backbone is meant to be
+    ".*You have overridden `transfer_batch_to_device` in `LightningModule`.*",  # the data module has none
     ".*The `srun` command is available on your system but is not used.*",  # on a login node it should not be
 )
 

@@ -17,7 +17,6 @@ from typing import Any, Literal, cast
 import lightning
 import numpy as np
 import numpy.typing as npt
-import torch
 from lightning.pytorch.callbacks import Callback
 
 from cxr.callback.checkpoints import CheckpointFiles
@@ -29,6 +28,7 @@ from cxr.metric.frechet import frechet_distance
 from cxr.metric.kid import kid, subset_size
 from cxr.task.calls import BetweenSteps
 from cxr.task.gan import GANTask
+from cxr.task.log_now import log_now
 
 __all__ = ["GenerativeScore"]
 
@@ -175,7 +175,7 @@ class GenerativeScore(Callback, BetweenSteps):
             found, reason = self._diversity(self._real_msssim, images, first, trainer)
             values |= found
         self.scored_at = task.images_seen
-        _log(trainer, values, step)
+        log_now(trainer, values, step=step, bar=("kid_", "fid_"))
         if reason is not None and (is_end or not self.collapsed):
             now = "has collapsed" if is_end else "makes copies (early in training this may pass)"
             task.print(
@@ -219,13 +219,3 @@ class GenerativeScore(Callback, BetweenSteps):
         first, last = share(len(pairs), trainer.global_rank, trainer.world_size)
         one, other = (np.asarray(images[pairs[first:last, side]]) for side in (0, 1))
         return gathered(msssim(one, other), trainer)
-
-
-def _log(trainer: lightning.Trainer, values: dict[str, float], step: int) -> None:
-    """Log now, whatever `log_every_n_steps` is, and show the values to the checkpoints, the bar and the run's status."""
-    for logger in trainer.loggers:
-        logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=step)
-    for name, value in values.items():
-        trainer.callback_metrics[name] = torch.tensor(value, dtype=torch.float64)
-        if name.startswith(("kid_", "fid_")):
-            trainer.progress_bar_metrics[name] = value

@@ -1,7 +1,7 @@
 """Several steps in one call of `training_step`: what Lightning does around a step, done once for all of them.
 
 Around each call Lightning's loop asks every callback twice, collects metrics, opens the precision's context and keeps
-its counts, which costs a small network more than its gradients. `steps` gets the further batches of a call by itself and
+its counts, which costs a small network more than its gradients. `Calls` gets the further batches of a call by itself and
 keeps Lightning's counts as Lightning would: at the end of any step they are what they are with one step a call, so
 checkpoints, logs and resuming are the same to the bit, and a run may go on with another number of steps a call.
 
@@ -18,9 +18,11 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins import Precision
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-__all__ = ["BetweenSteps", "batch_number", "steps"]
+__all__ = ["BetweenSteps", "Calls", "batch_number"]
 
 
 class BetweenSteps:
@@ -39,40 +41,55 @@ class BetweenSteps:
         return False
 
 
-def steps(
-    task: lightning.LightningModule, batch: dict[str, Tensor], batch_idx: int, most: int
-) -> Iterator[tuple[dict[str, Tensor], int]]:
-    """Yield the batch that Lightning brought, then up to `most - 1` more, each with its number in the epoch.
+class Calls:
+    """The calls of one training; made when it starts, so that what does not change is looked up once.
 
-    The caller makes a step of each before it asks for the next.
+    Args:
+        most: steps in a call.
     """
-    yield batch, batch_idx
-    if most == 1:
-        return
-    trainer = task.trainer
-    loop: Any = trainer.fit_loop.epoch_loop
-    fetcher: Any = trainer.fit_loop._data_fetcher
-    watchers = [callback for callback in _callbacks(trainer) if isinstance(callback, BetweenSteps)]
-    progress = loop.batch_progress
-    for number in range(batch_idx + 1, batch_idx + most):
-        if _ends(trainer, loop) or any(one.ends_call(trainer, task) for one in watchers):
+
+    def __init__(self, task: lightning.LightningModule, most: int) -> None:
+        trainer: Any = task.trainer
+        self.task, self.trainer, self.most = task, trainer, most
+        self.loop: Any = trainer.fit_loop.epoch_loop
+        self.watchers = [callback for callback in trainer.callbacks if isinstance(callback, BetweenSteps)]
+        self.ready = _arrives_ready(trainer, task)
+
+    def steps(self, batch: dict[str, Tensor], batch_idx: int) -> Iterator[tuple[dict[str, Tensor], int]]:
+        """Yield the batch that Lightning brought, then up to `most - 1` more, each with its number in the epoch.
+
+        The caller makes a step of each before it asks for the next.
+        """
+        yield batch, batch_idx
+        if self.most == 1:
             return
-        # from here on as in lightning.pytorch.loops.training_epoch_loop: advance() after a step, and before one
-        progress.increment_processed()
-        progress.increment_completed()
-        loop._batches_that_stepped += 1
-        further, _, _ = next(fetcher)
-        progress.is_last_batch = fetcher.done
-        further = trainer.precision_plugin.convert_input(further)
-        further = task._on_before_batch_transfer(further)
-        further = trainer.strategy.batch_to_device(further)
-        progress.increment_ready()
-        for one in watchers:
-            one.before_step(trainer, task, number)
-        progress.increment_started()
-        # Autocast keeps 16-bit copies of weights until its context ends, and that is the call's: they are the last step's.
-        torch.clear_autocast_cache()
-        yield further, number
+        trainer, loop, watchers = self.trainer, self.loop, self.watchers
+        fetcher, progress = trainer.fit_loop._data_fetcher, loop.batch_progress
+        for number in range(batch_idx + 1, batch_idx + self.most):
+            if self._ends() or any(one.ends_call(trainer, self.task) for one in watchers):
+                return
+            # from here on as in lightning.pytorch.loops.training_epoch_loop: advance() after a step, and before one
+            progress.increment_processed()
+            progress.increment_completed()
+            loop._batches_that_stepped += 1
+            further, _, _ = next(fetcher)
+            progress.is_last_batch = fetcher.done
+            if not self.ready:
+                further = trainer.precision_plugin.convert_input(further)
+                further = self.task._on_before_batch_transfer(further)
+                further = trainer.strategy.batch_to_device(further)
+            progress.increment_ready()
+            for one in watchers:
+                one.before_step(trainer, self.task, number)
+            progress.increment_started()
+            # Autocast keeps 16-bit copies of weights until its context, the call's, ends: they are the last step's.
+            torch.clear_autocast_cache()
+            yield further, number
+
+    def _ends(self) -> bool:
+        """Say whether Lightning has something to do after this step: log, begin or end something."""
+        logs = (self.loop._batches_that_stepped + 1) % self.trainer.log_every_n_steps == 0
+        return bool(logs or self.trainer.should_stop or self.loop._is_training_done)
 
 
 def batch_number(trainer: lightning.Trainer) -> int:
@@ -80,12 +97,11 @@ def batch_number(trainer: lightning.Trainer) -> int:
     return int(trainer.fit_loop.epoch_loop.batch_idx)
 
 
-def _ends(trainer: Any, loop: Any) -> bool:
-    """Say whether Lightning has something to do after this step: log, begin or end something."""
-    logs = (loop._batches_that_stepped + 1) % trainer.log_every_n_steps == 0
-    return bool(logs or trainer.should_stop or loop._is_training_done)
-
-
-def _callbacks(trainer: Any) -> list[lightning.Callback]:
-    found: list[lightning.Callback] = trainer.callbacks
-    return found
+def _arrives_ready(trainer: Any, task: lightning.LightningModule) -> bool:
+    """Say whether a batch needs nothing: it is on the CPU, to stay there as it is, and no hook wants it."""
+    plain = type(trainer.precision_plugin).convert_input is Precision.convert_input
+    owners = [(task, ("on_before_batch_transfer", "on_after_batch_transfer"))]
+    if trainer.datamodule is not None:
+        owners.append((trainer.datamodule, (*owners[0][1], "transfer_batch_to_device")))
+    hooked = any(is_overridden(hook, owner) for owner, hooks in owners for hook in hooks)
+    return bool(trainer.strategy.root_device.type == "cpu" and plain and not hooked)

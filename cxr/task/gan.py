@@ -30,8 +30,9 @@ from cxr.data.convert import to_float
 from cxr.errors import UserError
 from cxr.gan.latent import mix_seed
 from cxr.task.average import MovingAverage, ema_decay
-from cxr.task.calls import steps
+from cxr.task.calls import Calls
 from cxr.task.distributed import over_ranks, share_buffers, without_exchange
+from cxr.task.log_now import log_now
 from cxr.task.loss_scale import end_step, plain_steps, step
 from cxr.task.sampling import sample_images, sample_latent
 from cxr.task.step_guard import StepGuard, last_checkpoint, refuse_broken
@@ -135,60 +136,73 @@ class GANTask(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         """Look up once what every step needs."""
-        self._weights_d = tuple(self.discriminator.parameters())
+        self._calls = Calls(self, self.steps_per_call)
+        self._opt_g, counted_d = cast(Any, self.optimizers())
+        self._opt_d = counted_d.optimizer
+        self._weights_g, self._weights_d = (
+            tuple(n.parameters()) for n in (self.generator, self.discriminator)
+        )
         if self.generator_ema is not None:
             self._average = MovingAverage(self.generator_ema, self.generator)
         self._plain = plain_steps(self.trainer, self)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Make a step on this batch, and on those that follow, `steps_per_call` in all."""
-        for one, number in steps(self, batch, batch_idx, self.steps_per_call):
+        for one, number in self._calls.steps(batch, batch_idx):
             self._step(one, number)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave on the CPU what is to stay there; elsewhere as Lightning does, whose walk over a batch takes longer."""
+        return (
+            batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
+        )
 
     def _step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Update D, then G, on one batch with uint8 "image" (B, 1, H, W)."""
-        opt_g, counted_d = cast(Any, self.optimizers())
-        opt_d = counted_d.optimizer
+        opt_g, opt_d, trainer = self._opt_g, self._opt_d, self.trainer
         real = to_float(batch["image"], cast(int, self.generator.channels))
         if self.channels_last:
             real = real.contiguous(memory_format=torch.channels_last)
         n = len(real)
         if not self.in_accumulation:
-            opt_g.zero_grad()
-            opt_d.zero_grad()
+            for weight in (*self._weights_g, *self._weights_d):
+                weight.grad = None
             networks = (self.generator, self.discriminator)
             self.guard.begin(networks, moves_first=(self.discriminator, opt_d))
         fake, fake_labels = self._make(n)
-        step_now = (batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch
+        step_now = (batch_idx + 1) % self.accumulate == 0 or trainer.is_last_batch
 
         loss_d, watched = self._judge(batch, real, fake.detach(), fake_labels)
-        loss_d = self.guard.filter(loss_d, watched, self.trainer)
+        loss_d = self.guard.filter(loss_d, watched, trainer)
         self._backward(loss_d, last=step_now)
         d_moved = step_now and step(
-            opt_d, self.discriminator, self.trainer, self.clip_grad_norm, self.guard, self._plain
+            opt_d, self.discriminator, trainer, self.clip_grad_norm, self.guard, self._plain
         )
 
         self._freeze_d(True)  # G's gradient passes through D, D's own is not computed
-        loss_g = self.guard.filter(self._deceive(fake, fake_labels), [], self.trainer)
+        loss_g = self.guard.filter(self._deceive(fake, fake_labels), [], trainer)
         self._backward(loss_g, last=step_now)
         self._freeze_d(False)
         g_moved = step_now and step(
-            opt_g, self.generator, self.trainer, self.clip_grad_norm, self.guard, self._plain
+            opt_g, self.generator, trainer, self.clip_grad_norm, self.guard, self._plain
         )
         spoilt = self.guard.spoilt  # D may have moved, and G not
         if step_now:
             if spoilt:
                 self.guard.undo()
-            end_step(self.trainer, complete=d_moved and g_moved)
+            end_step(trainer, complete=d_moved and g_moved)
 
-        self.in_accumulation = not step_now
-        self.batches_seen += 1
-        self.images_seen += n * self.trainer.world_size
-        self.g_steps += int(g_moved)
+        images = n * trainer.world_size
+        vars(self).update(  # Module.__setattr__ asks of each whether it is a weight, a buffer or a network
+            in_accumulation=not step_now,
+            batches_seen=self.batches_seen + 1,
+            images_seen=self.images_seen + images,
+            g_steps=self.g_steps + int(g_moved),
+        )
         if not spoilt:
-            self._update_ema(n * self.trainer.world_size)
+            self._update_ema(images)
         if step_now:
-            self.guard.end(self.trainer, step=self.batches_seen, mend=_MEND)
+            self.guard.end(trainer, step=self.batches_seen, mend=_MEND)
         self._watch(None if spoilt else torch.stack((loss_d, loss_g, *watched)).detach())
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -303,23 +317,25 @@ class GANTask(lightning.LightningModule):
         values: None of a step that is left out.
         """
         if values is not None:  # equal sums: all find a divergence at once
-            self._log_sums += over_ranks(values, self.trainer, "mean")
-            self._log_count += 1
-        log_now = self.batches_seen % cast(Any, self.trainer).log_every_n_steps == 0
-        if log_now or self.device.type == "cpu":
+            self._log_sums.add_(over_ranks(values, self.trainer, "mean"))
+            vars(self)["_log_count"] += 1
+        due = self.batches_seen % cast(Any, self.trainer).log_every_n_steps == 0
+        if due or self.device.type == "cpu":
             self._check_finite()
-        if log_now:  # the mean since the last time
+        if due:  # the mean since the last time
+            values: dict[str, float] = {}
             if self._log_count:
-                means = self._log_sums / self._log_count
-                self.log_dict(dict(zip(self.logged, means, strict=True)), prog_bar=True)
+                means = (self._log_sums / self._log_count).tolist()
+                values = dict(zip(self.logged, means, strict=True))
             if self.guard.skips:
-                self.log("train/skipped_steps", float(self.guard.skipped))
+                values["train/skipped_steps"] = float(self.guard.skipped)
+            log_now(self.trainer, values, bar=self.logged)
             self._log_sums.zero_()
             self._log_count = 0
 
     def _check_finite(self) -> None:
         sums = self._log_sums
-        if bool(sums.isfinite().all()):
+        if math.isfinite(sums.sum().item()) or bool(sums.isfinite().all()):  # a finite sum has finite parts
             return
         first = self.batches_seen - self._log_count + 1 if self.device.type != "cpu" else self.batches_seen
         where = f"step {first}" if first >= self.batches_seen else f"steps {first} … {self.batches_seen}"

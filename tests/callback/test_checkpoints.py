@@ -196,6 +196,7 @@ def test_step_seed_is_a_function_of_seed_epoch_and_batch() -> None:
         (0, 0, 0, 1),
     ]:
         trainer: Any = type("FakeTrainer", (), {"current_epoch": epoch, "global_rank": rank})
+        trainer.strategy = type("FakeStrategy", (), {"root_device": torch.device("cpu")})
         StepSeed(seed=seed).on_train_batch_start(trainer, trainer, None, batch)
         draws.append(torch.rand(1).item())
     assert draws[0] == draws[1]
