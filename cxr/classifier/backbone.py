@@ -109,14 +109,14 @@ class Backbone(Classifier):
         Pooling and flattening learn nothing and draw nothing, and what is pooled is h x w times smaller.
         """
         x = self._before_head(self.features(images))
-        for layer in self.head[: self._n_still]:
+        for layer in list(self.head)[: self._n_still]:
             x = layer(x)
         return x
 
     def decode(self, features: Tensor) -> Tensor:
         """Map what `encode` returns to logits (B, n_outputs)."""
         x = features
-        for layer in self.head[self._n_still :]:
+        for layer in list(self.head)[self._n_still :]:
             x = layer(x)
         return x
 

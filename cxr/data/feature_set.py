@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,8 @@ class Form:
     @property
     def row_bytes(self) -> int:
         """Bytes of one image's features."""
-        return int(np.prod(self.shape)) * self.dtype.itemsize
+        size: int = self.dtype.itemsize
+        return math.prod(self.shape) * size
 
 
 def as_bytes(features: Tensor) -> Bytes:

@@ -162,7 +162,7 @@ class FeatureStore:
 
 def _sum(row: Bytes) -> int:
     """Return the CRC-32 of a row; never 0, which says that there is none."""
-    return zlib.crc32(row) or 1
+    return zlib.crc32(row.data) or 1
 
 
 def _write(file: int, content: bytes, offset: int) -> None:

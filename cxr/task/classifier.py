@@ -110,7 +110,8 @@ class ClassifierTask(lightning.LightningModule):
     def encode(self, images: Tensor) -> Tensor:
         """Map uint8 images (B, 1, H, W) to what a frozen network's head learns from (B, …), without a graph."""
         with torch.no_grad():
-            return self.network.encode(self._pixels(images))
+            features: Tensor = self.network.encode(self._pixels(images))
+            return features
 
     def answer(self, batch: Batch) -> Tensor:
         """Return the logits of a batch of images, or of their features."""
