@@ -5,8 +5,9 @@ Measured: CPU time of the stage, and its peak of private memory: anonymous pages
 (RssAnon and RssShmem of /proc/PID/status), looked at every 5 ms. Pages of files (the cache's memory-map) belong to the
 page cache, are shared by all processes and given up when something else needs them: they are not counted.
 
-The slope is the difference between the largest and the smallest N, divided by that of N: bytes and seconds an image, without
-what a process costs that does nothing. `stages=cache,loader` runs some (each needs those before it once, in the same
+The slope is the difference between the two largest N, divided by that of N: bytes and seconds an image, without what a
+process costs that does nothing (at the smallest, a validation is smaller than its batch). `stages=cache,loader` runs
+some (each needs those before it once, in the same
 `dir`); `write=true` puts the table into docs/scaling.md.
 """
 
@@ -54,9 +55,11 @@ def typed(program: str, *words: str) -> Callable[[int], list[str]]:
     return lambda n: [sys.executable, str(ROOT / f"{program}.py"), *(w.replace("{n}", str(n)) for w in words)]
 
 
-DATA = ["data=folder", "data.root=files", "data.classes=[normal,opacity]", "data.patient_pattern='p([0-9]+)_'", f"cache.size_px={SIZE_PX}", "cache.workers=1",
-        "trainer.precision=32-true", "trainer.progress=none", "trainer.max_epochs=1",
-        f"trainer.limit_train_batches={STEPS}", "near_duplicates=off"]  # fmt: skip
+DATA = [
+    "data=folder", "data.root=files", "data.classes=[normal,opacity]", "data.patient_pattern='p([0-9]+)_'",
+    f"cache.size_px={SIZE_PX}", "cache.workers=1", "trainer.precision=32-true", "trainer.progress=none",
+    "trainer.max_epochs=1", f"trainer.limit_train_batches={STEPS}", "near_duplicates=off",
+]  # fmt: skip
 GAN = ["task=gan", "name=gan", "train_classes=[normal]", f"gan.generator.image_size_px={SIZE_PX}",
        f"gan.discriminator.image_size_px={SIZE_PX}", "gan.generator.widths=[8,8,8]",
        "gan.discriminator.widths=[8,8,8]", "callback.generative_score.n_images=100"]  # fmt: skip
@@ -247,7 +250,7 @@ def table(found: dict[str, dict[str, dict[str, float]]], sizes: list[int]) -> st
         cells = [f"{by[n]['private_bytes'] / 2**20:.0f} MiB" if n in by else "not run" for n in sizes]
         slopes = ["–", "–"]
         if len(there) > 1:
-            low, high = there[0], there[-1]
+            low, high = there[-2:]
             for i, (key, scale) in enumerate((("private_bytes", 1.0), ("cpu_s", 1e6))):
                 slopes[i] = f"{(by[high][key] - by[low][key]) / (high - low) * scale:,.0f}"
         lines.append("| " + " | ".join([stage.name, stage.counts, *cells, *slopes]) + " |")
@@ -256,7 +259,7 @@ def table(found: dict[str, dict[str, dict[str, float]]], sizes: list[int]) -> st
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "pandas"))
     return "\n".join(lines) + (
         f"\n\nEach n = 1 run on one thread; images of {SIZE_PX} px; peak of private pages, looked at every "
-        f"{LOOK_S * 1000:.0f} ms; slopes from the smallest to the largest N that was run. "
+        f"{LOOK_S * 1000:.0f} ms; slopes between the two largest N that were run. "
         f"Python {platform.python_version()}, {versions}."
     )
 
