@@ -61,7 +61,7 @@ class FeatureSet:
         self._ends = np.cumsum([len(part) for part in self._parts])
 
     def __len__(self) -> int:
-        return self.where.shape[1]
+        return int(self.where.shape[1])
 
     def __getitems__(self, draw: Draw) -> dict[str, Tensor]:
         """Read one batch: features (B, …), label float32 (B, L), row int64 (B,)."""
