@@ -16,10 +16,10 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch.callbacks import Checkpoint, Timer
 
 from cxr._memory import keep_freed_memory
-from cxr._profiler import NoProfiler
 from cxr.callback.atomic_checkpoint import AtomicCheckpointIO
 from cxr.callback.bar import PlainBar, RichBar
 from cxr.callback.compile import CompileNetworks
+from cxr.callback.no_profiler import NoProfiler
 from cxr.callback.progress_file import ProgressFile
 from cxr.errors import UserError
 from cxr.task.precision import Precision, native_precision
