@@ -98,7 +98,7 @@ class Ready(CXRDataModule):
     def train_dataloader(self) -> Any:
         pixels = torch.from_numpy(self.images[self.parts["train"]])[:, None]
         return Batches(
-            [{"image": part, "label": torch.ones(len(part), 1)} for part in pixels.split(self.batch_size)]
+            [{"image": part, "label": torch.ones(len(part), 1)} for part in pixels.split(self.batch_size)]  # type: ignore[no-untyped-call]
         )
 
 
@@ -230,10 +230,10 @@ def bare_ours() -> float:
         opt_g.zero_grad()
         opt_d.zero_grad()
         fake = g(z)
-        LOSS_D(*d(torch.cat((real, fake.detach()))).split(BATCH)).backward()
+        LOSS_D(*d(torch.cat((real, fake.detach()))).split(BATCH)).backward()  # type: ignore[no-untyped-call]
         opt_d.step()
         d.requires_grad_(False)
-        generator_bce(d(fake)).backward()
+        generator_bce(d(fake)).backward()  # type: ignore[no-untyped-call]
         d.requires_grad_(True)
         opt_g.step()
 
@@ -249,11 +249,11 @@ def bare_textbook() -> float:
     def step(number: int) -> None:
         z, valid, fake = torch.randn(BATCH, LATENTS), torch.ones(BATCH), torch.zeros(BATCH)
         d.requires_grad_(True)
-        (0.5 * (bce(d(batch), valid) + bce(d(g(z).detach()), fake))).backward()
+        (0.5 * (bce(d(batch), valid) + bce(d(g(z).detach()), fake))).backward()  # type: ignore[no-untyped-call]
         opt_d.step()
         opt_d.zero_grad()
         d.requires_grad_(False)
-        bce(d(g(z)), valid).backward()
+        bce(d(g(z)), valid).backward()  # type: ignore[no-untyped-call]
         opt_g.step()
         opt_g.zero_grad()
 
@@ -280,11 +280,11 @@ def tutorial(networks: tuple[nn.Module, nn.Module], n_steps: int, batch: int, wa
         z = cast(Any, g).sample_latent(batch, seed=mix_seed(0, "train", number, 0), start=0)
         opt_d.zero_grad()
         fake = g(z)
-        (0.5 * bce(d(real), torch.ones(batch))).backward()
-        (0.5 * bce(d(fake.detach()), torch.zeros(batch))).backward()
+        (0.5 * bce(d(real), torch.ones(batch))).backward()  # type: ignore[no-untyped-call]
+        (0.5 * bce(d(fake.detach()), torch.zeros(batch))).backward()  # type: ignore[no-untyped-call]
         opt_d.step()
         opt_g.zero_grad()
-        bce(d(fake), torch.ones(batch)).backward()
+        bce(d(fake), torch.ones(batch)).backward()  # type: ignore[no-untyped-call]
         opt_g.step()
 
     return seconds(step, n_steps, warm)

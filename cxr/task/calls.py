@@ -100,7 +100,9 @@ def batch_number(trainer: lightning.Trainer) -> int:
 def _arrives_ready(trainer: Any, task: lightning.LightningModule) -> bool:
     """Say whether a batch needs nothing: it is on the CPU, to stay there as it is, and no hook wants it."""
     plain = type(trainer.precision_plugin).convert_input is Precision.convert_input
-    owners = [(task, ("on_before_batch_transfer", "on_after_batch_transfer"))]
+    owners: list[tuple[Any, tuple[str, ...]]] = [
+        (task, ("on_before_batch_transfer", "on_after_batch_transfer"))
+    ]
     if trainer.datamodule is not None:
         owners.append((trainer.datamodule, (*owners[0][1], "transfer_batch_to_device")))
     hooked = any(is_overridden(hook, owner) for owner, hooks in owners for hook in hooks)

@@ -222,7 +222,7 @@ class GANTask(lightning.LightningModule):
     def _backward(self, loss: Tensor, *, last: bool) -> None:
         """Add to the gradients; processes exchange them at the last part of a batch."""
         if self._plain:
-            (loss if self.accumulate == 1 else loss / self.accumulate).backward()
+            torch.autograd.backward(loss if self.accumulate == 1 else loss / self.accumulate)
             return
         with nullcontext() if last else without_exchange(self.trainer):
             self.manual_backward(loss / self.accumulate)
@@ -323,13 +323,13 @@ class GANTask(lightning.LightningModule):
         if due or self.device.type == "cpu":
             self._check_finite()
         if due:  # the mean since the last time
-            values: dict[str, float] = {}
+            logged: dict[str, float] = {}
             if self._log_count:
                 means = (self._log_sums / self._log_count).tolist()
-                values = dict(zip(self.logged, means, strict=True))
+                logged = dict(zip(self.logged, means, strict=True))
             if self.guard.skips:
-                values["train/skipped_steps"] = float(self.guard.skipped)
-            log_now(self.trainer, values, bar=self.logged)
+                logged["train/skipped_steps"] = float(self.guard.skipped)
+            log_now(self.trainer, logged, bar=self.logged)
             self._log_sums.zero_()
             self._log_count = 0
 

@@ -8,7 +8,7 @@ import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import numpy as np
@@ -66,8 +66,8 @@ def norms(make_task: Make, **changes: Any) -> GANTask:
     """A GAN whose networks have batch norms."""
     sizes = {"image_size_px": 16, "channels": 3, "n_batch_norm": 1, "seed": 0}
     return make_task(
-        generator=acrnet.Generator(latent_dim=8, widths=[4, 4], **sizes),  # type: ignore[arg-type]
-        discriminator=acrnet.Discriminator(widths=[4, 4], negative_slope=0.2, **sizes),  # type: ignore[arg-type]
+        generator=acrnet.Generator(latent_dim=8, widths=[4, 4], **sizes),
+        discriminator=acrnet.Discriminator(widths=[4, 4], negative_slope=0.2, **sizes),
         **changes,
     )
 
@@ -206,12 +206,12 @@ def test_a_seed_is_that_of_torch() -> None:
 def test_the_average_is_torchs() -> None:
     """Against torch.optim.swa_utils, and by hand."""
     torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    net: Any = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     theirs = torch.optim.swa_utils.AveragedModel(
-        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.75), use_buffers=True
+        net, multi_avg_fn=cast(Any, torch.optim.swa_utils).get_ema_multi_avg_fn(0.75), use_buffers=True
     )
     theirs.update_parameters(net)  # the first copies
-    ours = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)).requires_grad_(False)
+    ours: Any = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)).requires_grad_(False)
     ours.load_state_dict(net.state_dict())
     average, before = MovingAverage(ours, net), net[0].weight.detach().clone()
     with torch.no_grad():
@@ -233,7 +233,7 @@ def test_bars_show_the_last_batch_of_a_call(
 ) -> None:
     shown: list[int] = []
 
-    class Bar(bar):  # type: ignore[misc, valid-type]
+    class Bar(bar):  # type: ignore[misc]
         def _update(self, progress_bar_id: Any, current: int, *rest: Any, **named: Any) -> None:
             shown.append(current)
             super()._update(progress_bar_id, current, *rest, **named)
