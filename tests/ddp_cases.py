@@ -200,7 +200,9 @@ BINARY = functools.partial(BCE, pos_weight=[2.0, 1.0], label_smoothing=0.0)
 WEIGHTED = functools.partial(CrossEntropy, class_weight=[1.0, 5.0], label_smoothing=0.1)
 CASES: dict[str, Callable[[int], Notes]] = {
     "gan": lambda d: run(gan(optimizer_g=ADAM, optimizer_d=ADAM), data(44), d),
-    "gan-calls": lambda d: run(gan(optimizer_g=ADAM, optimizer_d=ADAM, steps_per_call=2), data(64), d, log_every=4),
+    "gan-calls": lambda d: run(
+        gan(optimizer_g=ADAM, optimizer_d=ADAM, steps_per_call=2), data(64), d, log_every=4
+    ),
     "gan-accumulate-clip": lambda d: run(gan(accumulate=2, clip_grad_norm=0.05), data(48), d),
     "gan-norm": lambda d: run(norm_gan(), data(40), d, sync=True),
     "gan-own-norms": lambda d: run(norm_gan(), data(44), d, epochs=2),
