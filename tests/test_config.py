@@ -328,6 +328,16 @@ RULE_CASES: list[tuple[rules.Rule, dict[str, Any], dict[str, Any], str]] = [
         "set optimizer.fused=false",
     ),
     (
+        trainer_rules.feature_views,
+        {"features": 4, "classifier": {"frozen": False}, "augment": {"_target_": "x.AlbumentationsRecipe"}},
+        {
+            "features": "auto",
+            "classifier": {"frozen": False},
+            "augment": {"_target_": "x.AlbumentationsRecipe"},
+        },
+        "set features=auto",
+    ),
+    (
         rules.monitors_look_at_validation,
         {"callback": {"checkpoints": {"monitor": "test/auroc"}}},
         {"callback": {"checkpoints": {"monitor": "val/auroc"}}},

@@ -137,6 +137,10 @@ def whole(here: Path, before: dict[str, str], line: str) -> list[str]:
             pixels = hashlib.sha256((place / "images.npy").read_bytes()).hexdigest()
             assert manifest["images_sha256"] == pixels
             left.append("the cache, whole")
+        elif kind == "cache" and Path(folder).name.startswith("hashes-"):
+            head, _, body = place.read_text().partition("\n")
+            assert head.split()[-1] == hashlib.sha256(body.encode()).hexdigest()
+            left.append("the hashes of files, whole")
         else:
             assert folder.endswith(".lock"), f"left behind: {folder} {inside}"
         assert not [name for name in inside if Path(name).name.startswith(".")], f"temporary files: {inside}"
