@@ -12,7 +12,8 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "below",
     "digest",
     "file_sha256",
+    "locked",
     "read_json",
     "read_parquet",
     "remove_unfinished",
@@ -88,6 +90,30 @@ def _lock(handle: int) -> bool:
     except OSError:
         return True
     return True
+
+
+@contextmanager
+def locked(path: Path, waits: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Hold an exclusive lock on a file made for it; the system frees it when the process dies, however it dies.
+
+    It is asked for again and again: who waits inside `flock` hears no signal. `waits` is called once where another
+    process has it.
+    """
+    with path.open("w") as file:
+        told = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not told:
+                    waits()
+                    told = True
+                time.sleep(0.1)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def write_text(target: Path, text: str) -> None:

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import csv
 import errno
-import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +31,16 @@ from cxr.data.decode import BadImage, Fit, NeedsWindow, fit, to_uint8
 from cxr.data.index import Source
 from cxr.data.stack import open_stack
 from cxr.errors import UserError
-from cxr.files import atomic_path, digest, file_sha256, read_json, read_parquet, remove_unfinished, write_json
+from cxr.files import (
+    atomic_path,
+    digest,
+    file_sha256,
+    locked,
+    read_json,
+    read_parquet,
+    remove_unfinished,
+    write_json,
+)
 
 __all__ = ["CachedImages", "ImageCache"]
 
@@ -105,7 +112,7 @@ class ImageCache:
         if (cached := self._open(path, key, index)) is not None:
             return cached
         self.dir.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_name(path.name + ".lock")):
+        with locked(path.with_name(path.name + ".lock")):
             cached = self._open(path, key, index)  # another process may have built it meanwhile
             if cached is None:
                 self._build(source, index, path, key)
@@ -332,14 +339,3 @@ def _drop_rows(source: Path, target: Path, rows: list[int]) -> None:
         for start in range(0, len(keep), CHUNK):
             out[start : start + CHUNK] = images[keep[start : start + CHUNK]]
         out.flush()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock; the system frees it when the process dies, however it dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)

@@ -12,12 +12,10 @@ memory-map, which meets a full disk as SIGBUS.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr.errors import UserError
-from cxr.files import atomic_path, digest, read_json, remove_unfinished, write_json
+from cxr.files import atomic_path, digest, locked, read_json, remove_unfinished, write_json
 
 __all__ = ["FeatureStore", "NoRoom"]
 
@@ -97,7 +95,7 @@ class FeatureStore:
         if not len(missing):
             return 0
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(self.folder.with_name(f"{self.folder.name}.lock"), waits):
+        with locked(self.folder.with_name(f"{self.folder.name}.lock"), waits):
             missing = self.missing(missing)
             if len(missing):
                 self._fill(missing, compute, batch)
@@ -171,24 +169,3 @@ def _write(file: int, content: bytes, offset: int) -> None:
     while view:
         done = os.pwrite(file, view, offset)
         view, offset = view[done:], offset + done
-
-
-@contextmanager
-def _locked(path: Path, waits: Callable[[], object]) -> Iterator[None]:
-    """Hold an exclusive lock, which the system frees when the process dies. It is asked for again and again: who waits
-    inside `flock` hears no signal."""
-    with path.open("w") as file:
-        told = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not told:
-                    waits()
-                    told = True
-                time.sleep(0.1)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)

@@ -6,11 +6,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from cxr.data.near import MIN_PX, Fingerprints, NearPairs, fingerprints, near_pa
 from cxr.data.near_align import THUMB_PX
 from cxr.data.synthetic import NEAR_FILE
 from cxr.errors import UserError
-from cxr.files import atomic_path, file_sha256, read_json
+from cxr.files import atomic_path, file_sha256, locked, read_json
 
 __all__ = ["NEAR_FILE", "looked_up", "read_prints", "write_prints"]
 
@@ -37,7 +35,9 @@ def looked_up(cached: CachedImages) -> tuple[Fingerprints, NearPairs] | None:
         return None
     sha256 = str(read_json(cached.path / "manifest.json")["images_sha256"])
     file = cached.path / NEAR_FILE
-    with _locked(cached.path.with_name(cached.path.name + ".lock")):
+    with ExitStack() as held:
+        with suppress(OSError):  # nobody is excluded where no lock can be made
+            held.enter_context(locked(cached.path.with_name(cached.path.name + ".lock")))
         if (found := _read(file, sha256, len(cached.images))) is not None:
             return found
         prints = fingerprints(cached.images)
@@ -101,16 +101,3 @@ def _are_thumbs(array: Any) -> bool:
     return (
         isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.shape[1:] == (THUMB_PX, THUMB_PX)
     )
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a cache; nobody is excluded where no lock can be made."""
-    try:
-        file = path.open("w")
-    except OSError:
-        yield
-        return
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
