@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cxr.errors import UserError
 from cxr.gan.latent import mix_seed, normal_latents
-from cxr.gan.layers import initialise
+from cxr.gan.layers import ConditionalBatchNorm, MinibatchStd, Projection, in_turn, initialise
 
 __all__ = ["Discriminator", "Generator"]
 
@@ -41,26 +41,37 @@ class Generator(nn.Module):
         widths: list[int],
         n_batch_norm: int,
         seed: int,
+        n_classes: int | None = None,
     ) -> None:
-        """Build on the CPU; weights are a function of `seed` and leave the global random state alone."""
+        """Build on the CPU; weights are a function of `seed` and leave the global random state alone.
+
+        n_classes: makes its batch norms conditional; the paper has a GAN per class.
+        """
         super().__init__()
         self.latent_dim, self.image_size_px, self.channels = latent_dim, image_size_px, channels
+        self.n_classes = n_classes
         _check(image_size_px, widths, n_batch_norm, "gan.generator")
         layers: list[nn.Module] = []
         with torch.random.fork_rng(devices=[]):
             for k, (a, b) in enumerate(pairwise([latent_dim, *widths])):
                 stride, padding = (1, 0) if k == 0 else (2, 1)
                 layers.append(nn.ConvTranspose2d(a, b, 4, stride, padding, bias=False))
-                layers += [nn.BatchNorm2d(b)] if k < n_batch_norm else []
+                if k < n_batch_norm:
+                    layers.append(
+                        nn.BatchNorm2d(b) if n_classes is None else ConditionalBatchNorm(n_classes, b)
+                    )
                 layers.append(nn.ReLU(inplace=True))
             layers.append(nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1, bias=False))
         self.layers = nn.Sequential(*layers)
         initialise(self, "dcgan", mix_seed(seed, "generator"))
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Map latents (B, latent_dim) ~ N(0, 1) to images float32 (B, channels, H, H) in [-1, 1]."""
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map latents (B, latent_dim) ~ N(0, 1) to images float32 (B, channels, H, H) in [-1, 1].
+
+        labels: classes int64 (B,), for `n_classes` only.
+        """
         # float32 before the squashing: bf16 would leave steps of 1/256 that real images do not have
-        return torch.tanh(self.layers(z[:, :, None, None]).float())
+        return torch.tanh(in_turn(self.layers, z[:, :, None, None], labels).float())
 
     def sample_latent(self, n: int, *, seed: int, start: int) -> Tensor:
         """Return latents float32 (n, latent_dim) on the CPU; latent i depends only on (seed, start + i)."""
@@ -83,10 +94,16 @@ class Discriminator(nn.Module):
         n_batch_norm: int,
         negative_slope: float,
         seed: int,
+        n_classes: int | None = None,
+        minibatch_std: bool = False,
     ) -> None:
-        """Build on the CPU; weights are a function of `seed` and leave the global random state alone."""
+        """Build on the CPU; weights are a function of `seed` and leave the global random state alone.
+
+        n_classes: of a projection; minibatch_std: a map before the last convolution. The paper has neither.
+        """
         super().__init__()
-        self.image_size_px, self.channels = image_size_px, channels
+        self.image_size_px, self.channels, self.n_classes = image_size_px, channels, n_classes
+        self.head = "linear" if n_classes is None else "projection"
         _check(image_size_px, widths, n_batch_norm, "gan.discriminator")
         layers: list[nn.Module] = []
         with torch.random.fork_rng(devices=[]):
@@ -94,13 +111,21 @@ class Discriminator(nn.Module):
                 layers.append(nn.Conv2d(a, b, 4, 2, 1, bias=False))
                 layers += [nn.BatchNorm2d(b)] if k >= len(widths) - n_batch_norm else []
                 layers.append(nn.LeakyReLU(negative_slope, inplace=True))
-            layers.append(nn.Conv2d(widths[-1], 1, BASE_PX, bias=False))
+            layers += [MinibatchStd()] if minibatch_std else []
+            layers.append(nn.Conv2d(widths[-1] + minibatch_std, 1, BASE_PX, bias=False))
+            self.projection = None if n_classes is None else Projection(n_classes, widths[-1])
+        self._n_features = len(layers) - 1 - minibatch_std  # layers up to the last width's maps
         self.layers = nn.Sequential(*layers)
         initialise(self, "dcgan", mix_seed(seed, "discriminator"))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images (B, channels, H, H) in [-1, 1] to logits float32 (B,); positive means real."""
-        return self.layers(x).flatten().float()  # type: ignore[no-any-return]  # Module.__call__ is Any
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map images (B, channels, H, H) in [-1, 1] to logits float32 (B,); positive means real.
+
+        labels: classes int64 (B,), for `n_classes` only.
+        """
+        features = self.layers[: self._n_features](x)
+        logits: Tensor = self.layers[self._n_features :](features).flatten().float()
+        return logits if self.projection is None else logits + self.projection(features, labels)
 
 
 def _check(image_size_px: int, widths: list[int], n_batch_norm: int, where: str) -> None:

@@ -16,13 +16,21 @@ Departures and readings:
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from cxr.errors import UserError
 from cxr.gan.latent import mix_seed, normal_latents
-from cxr.gan.layers import base_px, initialise, transposed_conv
+from cxr.gan.layers import (
+    ConditionalBatchNorm,
+    MinibatchStd,
+    Projection,
+    base_px,
+    initialise,
+    transposed_conv,
+)
 
 __all__ = ["Discriminator", "Generator"]
 
@@ -46,8 +54,12 @@ class Generator(nn.Module):
         channels: int,
         widths: list[int],
         seed: int,
+        conditional_norm: bool = False,
     ) -> None:
-        """Build on the CPU; weights are a function of `seed` and leave the global random state alone."""
+        """Build on the CPU; weights are a function of `seed` and leave the global random state alone.
+
+        conditional_norm: batch norms hear the class, too; the paper's do not.
+        """
         super().__init__()
         self.n_classes, self.latent_dim, self.latent_std = n_classes, latent_dim, latent_std
         self.image_size_px, self.channels = image_size_px, channels
@@ -60,7 +72,10 @@ class Generator(nn.Module):
                 nn.ConvTranspose2d(a, b, kernel_size=5, stride=2, padding=2, output_padding=1)
                 for a, b in pairwise([widths[0] + 1, *widths[1:], channels])
             )
-            self.norms = nn.ModuleList(nn.BatchNorm2d(b) for b in widths[1:])
+            self.norms = nn.ModuleList(
+                ConditionalBatchNorm(n_classes, b) if conditional_norm else nn.BatchNorm2d(b)
+                for b in widths[1:]
+            )
         initialise(self, "dcgan", mix_seed(seed, "generator"))
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
@@ -70,7 +85,8 @@ class Generator(nn.Module):
         label = self.label(self.embedding(labels)).view(len(z), 1, side, side)
         x = torch.cat((noise, label), dim=1)
         for layer, norm in zip(self.up, self.norms, strict=False):  # the last layer has no batch norm
-            x = torch.relu_(norm(transposed_conv(layer, x)))
+            x = transposed_conv(layer, x)
+            x = torch.relu_(norm(x, labels) if isinstance(norm, ConditionalBatchNorm) else norm(x))
         # float32 before the squashing: bf16 would leave steps of 1/256 that real images do not have
         return torch.tanh(transposed_conv(self.up[-1], x).float())
 
@@ -96,10 +112,17 @@ class Discriminator(nn.Module):
         negative_slope: float,
         dropout: float,
         seed: int,
+        head: Literal["auxiliary", "projection"] = "auxiliary",
+        minibatch_std: bool = False,
     ) -> None:
-        """Build on the CPU; weights are a function of `seed` and leave the global random state alone."""
+        """Build on the CPU; weights are a function of `seed` and leave the global random state alone.
+
+        head: auxiliary names the class, as the paper's; projection is told it. minibatch_std: a map more before the
+        dense layers; the paper has none.
+        """
         super().__init__()
         self.n_classes, self.image_size_px, self.channels = n_classes, image_size_px, channels
+        self.head = head
         if len(strides) != len(widths) or not set(strides) <= {1, 2}:
             raise UserError(
                 f"gan.discriminator.strides: got {strides}, expected a 1 or 2 for each of {len(widths)} widths; "
@@ -111,12 +134,25 @@ class Discriminator(nn.Module):
             for (a, b), stride in zip(pairwise([channels, *widths]), strides, strict=True):
                 blocks += [nn.Conv2d(a, b, 3, stride, 1), nn.BatchNorm2d(b)]
                 blocks += [nn.LeakyReLU(negative_slope, inplace=True), nn.Dropout(dropout)]
-            self.blocks = nn.Sequential(*blocks, nn.Flatten())
-            self.real = nn.Linear(widths[-1] * side**2, 1)
-            self.label = nn.Linear(widths[-1] * side**2, n_classes)
+            self.blocks = nn.Sequential(*blocks)
+            self.batch = MinibatchStd() if minibatch_std else nn.Identity()
+            n_features = (widths[-1] + minibatch_std) * side**2
+            self.real = nn.Linear(n_features, 1)
+            self.label: nn.Module
+            if head == "auxiliary":
+                self.label = nn.Linear(n_features, n_classes)
+            else:
+                self.label = Projection(n_classes, widths[-1])
         initialise(self, "dcgan", mix_seed(seed, "discriminator"))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images (B, channels, H, H) in [-1, 1] to float32 logits: (B,), positive means real, and (B, n_classes)."""
-        features = self.blocks(x)
-        return self.real(features).squeeze(1).float(), self.label(features).float()
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor] | Tensor:
+        """Map images (B, channels, H, H) in [-1, 1] to float32 logits: (B,), positive means real, and (B, n_classes).
+
+        With a projection to the first alone; labels: classes int64 (B,), for it only.
+        """
+        maps = self.blocks(x)
+        features = self.batch(maps).flatten(1)
+        logits: Tensor = self.real(features).squeeze(1).float()
+        if self.head == "projection":
+            return logits + self.label(maps, labels)
+        return logits, self.label(features).float()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr.gan.latent import mix_seed, uniform_latents
-from cxr.gan.layers import base_px, initialise
+from cxr.gan.layers import ConditionalBatchNorm, MinibatchStd, Projection, base_px, in_turn, initialise
 
 __all__ = ["Discriminator", "Generator"]
 
@@ -33,11 +33,22 @@ class Generator(nn.Module):
     """
 
     def __init__(
-        self, *, latent_dim: int, image_size_px: int, channels: int, widths: list[int], seed: int
+        self,
+        *,
+        latent_dim: int,
+        image_size_px: int,
+        channels: int,
+        widths: list[int],
+        seed: int,
+        n_classes: int | None = None,
     ) -> None:
-        """Build on the CPU; weights are a function of `seed` and leave the global random state alone."""
+        """Build on the CPU; weights are a function of `seed` and leave the global random state alone.
+
+        n_classes: makes its batch norms conditional; the paper has a GAN per class.
+        """
         super().__init__()
         self.latent_dim, self.image_size_px, self.channels = latent_dim, image_size_px, channels
+        self.n_classes = n_classes
         side = base_px(image_size_px, len(widths), "gan.generator")
         with torch.random.fork_rng(devices=[]):
             layers: list[nn.Module] = [
@@ -45,15 +56,19 @@ class Generator(nn.Module):
                 nn.Unflatten(1, (widths[0], side, side)),
             ]
             for k, (a, b) in enumerate(pairwise([*widths, channels]), start=1):
-                layers += [nn.BatchNorm2d(a), nn.ReLU(inplace=True)]
+                layers.append(nn.BatchNorm2d(a) if n_classes is None else ConditionalBatchNorm(n_classes, a))
+                layers.append(nn.ReLU(inplace=True))
                 layers.append(nn.ConvTranspose2d(a, b, 5, 2, 2, output_padding=1, bias=k == len(widths)))
         self.layers = nn.Sequential(*layers)
         initialise(self, "dcgan", mix_seed(seed, "generator"))
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Map latents (B, latent_dim) ~ U(-1, 1) to images float32 (B, channels, H, H) in [-1, 1]."""
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map latents (B, latent_dim) ~ U(-1, 1) to images float32 (B, channels, H, H) in [-1, 1].
+
+        labels: classes int64 (B,), for `n_classes` only.
+        """
         # float32 before the squashing: bf16 would leave steps of 1/256 that real images do not have
-        return torch.tanh(self.layers(z).float())
+        return torch.tanh(in_turn(self.layers, z, labels).float())
 
     def sample_latent(self, n: int, *, seed: int, start: int) -> Tensor:
         """Return latents float32 (n, latent_dim) on the CPU; latent i depends only on (seed, start + i)."""
@@ -67,11 +82,23 @@ class Discriminator(nn.Module):
     """
 
     def __init__(
-        self, *, image_size_px: int, channels: int, widths: list[int], negative_slope: float, seed: int
+        self,
+        *,
+        image_size_px: int,
+        channels: int,
+        widths: list[int],
+        negative_slope: float,
+        seed: int,
+        n_classes: int | None = None,
+        minibatch_std: bool = False,
     ) -> None:
-        """Build on the CPU; weights are a function of `seed` and leave the global random state alone."""
+        """Build on the CPU; weights are a function of `seed` and leave the global random state alone.
+
+        n_classes: of a projection; minibatch_std: a map before the dense layer. The paper has neither.
+        """
         super().__init__()
-        self.image_size_px, self.channels = image_size_px, channels
+        self.image_size_px, self.channels, self.n_classes = image_size_px, channels, n_classes
+        self.head = "linear" if n_classes is None else "projection"
         side = base_px(image_size_px, len(widths), "gan.discriminator")
         layers: list[nn.Module] = []
         with torch.random.fork_rng(devices=[]):
@@ -79,10 +106,18 @@ class Discriminator(nn.Module):
                 layers.append(nn.Conv2d(a, b, 5, 2, 2, bias=k == 0))
                 layers += [nn.BatchNorm2d(b)] if k > 0 else []
                 layers.append(nn.LeakyReLU(negative_slope, inplace=True))
-            layers += [nn.Flatten(), nn.Linear(widths[-1] * side**2, 1)]
+            self._n_features = len(layers)  # layers up to the last width's maps
+            layers += [MinibatchStd()] if minibatch_std else []
+            layers += [nn.Flatten(), nn.Linear((widths[-1] + minibatch_std) * side**2, 1)]
+            self.projection = None if n_classes is None else Projection(n_classes, widths[-1])
         self.layers = nn.Sequential(*layers)
         initialise(self, "dcgan", mix_seed(seed, "discriminator"))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images (B, channels, H, H) in [-1, 1] to logits float32 (B,); positive means real."""
-        return self.layers(x).squeeze(1).float()  # type: ignore[no-any-return]  # Module.__call__ is Any
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map images (B, channels, H, H) in [-1, 1] to logits float32 (B,); positive means real.
+
+        labels: classes int64 (B,), for `n_classes` only.
+        """
+        features = self.layers[: self._n_features](x)
+        logits: Tensor = self.layers[self._n_features :](features).squeeze(1).float()
+        return logits if self.projection is None else logits + self.projection(features, labels)

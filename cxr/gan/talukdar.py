@@ -18,7 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from cxr.gan.latent import mix_seed, normal_latents
-from cxr.gan.layers import Init, base_px, initialise, transposed_conv
+from cxr.gan.layers import (
+    ConditionalBatchNorm,
+    Init,
+    MinibatchStd,
+    Projection,
+    base_px,
+    initialise,
+    transposed_conv,
+)
 
 __all__ = ["Discriminator", "Generator"]
 
@@ -40,10 +48,15 @@ class Generator(nn.Module):
         negative_slope: float,
         init: Init,
         seed: int,
+        n_classes: int | None = None,
     ) -> None:
-        """Build on the CPU; weights are a function of `seed` and leave the global random state alone."""
+        """Build on the CPU; weights are a function of `seed` and leave the global random state alone.
+
+        n_classes: adds a conditional batch norm after each transposed convolution; the paper has none.
+        """
         super().__init__()
         self.latent_dim, self.image_size_px, self.channels = latent_dim, image_size_px, channels
+        self.n_classes = n_classes
         self.negative_slope = negative_slope
         self._widths = list(widths)
         self._base_px = base_px(image_size_px, len(widths) - 1, "gan.generator")
@@ -53,14 +66,20 @@ class Generator(nn.Module):
                 nn.ConvTranspose2d(a, b, kernel_size=4, stride=2, padding=1) for a, b in pairwise(widths)
             )
             self.to_image = nn.Conv2d(widths[-1], channels, kernel_size=5, padding=2)
+        told = widths[1:] if n_classes is not None else []
+        self.norms = nn.ModuleList(ConditionalBatchNorm(n_classes or 0, width) for width in told)
         initialise(self, init, mix_seed(seed, "generator"))
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Map latents (B, latent_dim) ~ N(0, 1) to images float32 (B, channels, H, H) in [-1, 1]."""
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map latents (B, latent_dim) ~ N(0, 1) to images float32 (B, channels, H, H) in [-1, 1].
+
+        labels: classes int64 (B,), for `n_classes` only.
+        """
         size = self._base_px
         x = self.dense(z).view(-1, size, size, self._widths[0]).permute(0, 3, 1, 2)  # Keras' order: (H, W, C)
-        for layer in self.up:
+        for k, layer in enumerate(self.up):
             x = transposed_conv(layer, x)
+            x = self.norms[k](x, labels) if self.norms else x
             x = nn.functional.leaky_relu_(x, self.negative_slope)
         # float32 before the squashing: bf16 would leave steps of 1/256 that real images do not have
         return torch.tanh(0.5 * self.to_image(x).float())
@@ -86,10 +105,16 @@ class Discriminator(nn.Module):
         dropout: float,
         init: Init,
         seed: int,
+        n_classes: int | None = None,
+        minibatch_std: bool = False,
     ) -> None:
-        """Build on the CPU; weights are a function of `seed` and leave the global random state alone."""
+        """Build on the CPU; weights are a function of `seed` and leave the global random state alone.
+
+        n_classes: of a projection; minibatch_std: a map before the dense layer. The paper has neither.
+        """
         super().__init__()
-        self.image_size_px, self.channels = image_size_px, channels
+        self.image_size_px, self.channels, self.n_classes = image_size_px, channels, n_classes
+        self.head = "linear" if n_classes is None else "projection"
         self.negative_slope = negative_slope
         final_px = base_px(image_size_px, len(widths), "gan.discriminator")
         with torch.random.fork_rng(devices=[]):
@@ -97,11 +122,17 @@ class Discriminator(nn.Module):
                 nn.Conv2d(a, b, kernel_size=4, stride=2, padding=1) for a, b in pairwise([channels, *widths])
             )
             self.dropout = nn.Dropout(dropout)
-            self.dense = nn.Linear(widths[-1] * final_px**2, 1)
+            self.batch = MinibatchStd() if minibatch_std else nn.Identity()
+            self.dense = nn.Linear((widths[-1] + minibatch_std) * final_px**2, 1)
+            self.projection = None if n_classes is None else Projection(n_classes, widths[-1])
         initialise(self, init, mix_seed(seed, "discriminator"))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images (B, channels, H, H) in [-1, 1] to logits float32 (B,); positive means real."""
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map images (B, channels, H, H) in [-1, 1] to logits float32 (B,); positive means real.
+
+        labels: classes int64 (B,), for `n_classes` only.
+        """
         for layer in self.down:
             x = nn.functional.leaky_relu_(layer(x), self.negative_slope)
-        return self.dense(self.dropout(x.flatten(1))).squeeze(1).float()  # type: ignore[no-any-return]  # Module.__call__ is Any
+        logits: Tensor = self.dense(self.dropout(self.batch(x).flatten(1))).squeeze(1).float()
+        return logits if self.projection is None else logits + self.projection(x, labels)

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy, softplus
+from torch.nn.functional import cross_entropy, relu, softplus
 
-__all__ = ["class_cross_entropy", "discriminator_bce", "generator_bce"]
+__all__ = [
+    "class_cross_entropy",
+    "discriminator_bce",
+    "discriminator_hinge",
+    "discriminator_least_squares",
+    "discriminator_wasserstein",
+    "generator_bce",
+    "generator_critic",
+    "generator_least_squares",
+]
 
 
 def discriminator_bce(real_logits: Tensor, fake_logits: Tensor, *, real_target: float) -> Tensor:
@@ -21,6 +30,34 @@ def discriminator_bce(real_logits: Tensor, fake_logits: Tensor, *, real_target: 
 def generator_bce(fake_logits: Tensor) -> Tensor:
     """Return the non-saturating loss, mean of -log sigmoid of logits (B,) (Goodfellow et al. 2014)."""
     return softplus(-fake_logits.float()).mean()
+
+
+def discriminator_hinge(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Return the hinge loss of real (B,) and fake (B,) logits, a sum of two means (Lim & Ye 2017, Miyato et al. 2018)."""
+    return relu(1.0 - real_logits.float()).mean() + relu(1.0 + fake_logits.float()).mean()
+
+
+def discriminator_wasserstein(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Return the critic's loss, mean of fake less mean of real logits (B,); wants a gradient penalty (Gulrajani et al. 2017)."""
+    return fake_logits.float().mean() - real_logits.float().mean()
+
+
+def generator_critic(fake_logits: Tensor) -> Tensor:
+    """Return G's loss against a hinge or Wasserstein critic: minus the mean of logits (B,)."""
+    return -fake_logits.float().mean()
+
+
+def discriminator_least_squares(real_logits: Tensor, fake_logits: Tensor, *, real_target: float) -> Tensor:
+    """Return the least squares loss, a mean of both halves, of logits (B,) against `real_target` and 0 (Mao et al. 2017).
+
+    `real_target` below 1 is one-sided label smoothing; 1 is the paper's (equation 9, a = 0, b = c = 1).
+    """
+    return 0.5 * ((real_logits.float() - real_target).square().mean() + fake_logits.float().square().mean())
+
+
+def generator_least_squares(fake_logits: Tensor) -> Tensor:
+    """Return half the mean squared distance of logits (B,) from 1 (Mao et al. 2017, equation 9)."""
+    return 0.5 * (fake_logits.float() - 1.0).square().mean()
 
 
 def class_cross_entropy(class_logits: Tensor, labels: Tensor) -> Tensor:

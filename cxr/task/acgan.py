@@ -1,36 +1,29 @@
 """Training of an auxiliary classifier GAN (Odena et al. 2017): G is told a class, D names it.
 
 D returns (real logits (B,), class logits (B, K)). Both networks learn to have the class named right, D on real
-and fake images, beside the adversarial losses; the rest (counters, moving average, order of a step) is GANTask.
+and fake images, beside the adversarial losses; the rest (counters, moving average, order of a step) is GANTask's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, Literal, cast
+from collections.abc import Callable, Iterable
+from typing import ClassVar, Literal, cast
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cxr.errors import UserError
-from cxr.gan.latent import mix_seed
-from cxr.task.gan import GANTask, sample_images
+from cxr.task.conditional import ConditionalGANTask
+from cxr.task.gan import GANTask
+from cxr.task.regulariser import Regulariser
 
-__all__ = ["ACGANTask", "class_seed", "shares"]
+__all__ = ["ACGANTask"]
 
 
-class ACGANTask(GANTask):
-    """Train a class-conditional generator and its discriminator on images of one class each.
-
-    label_names are the columns of the batches' labels, `classes` those of them that are trained on, in the
-    order of the networks' classes.
-    """
+class ACGANTask(ConditionalGANTask):
+    """Train a class-conditional generator against a discriminator that names the class."""
 
     logged: ClassVar[tuple[str, ...]] = (*GANTask.logged, "class_real", "class_fake")
-    conditional: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -54,6 +47,7 @@ class ACGANTask(GANTask):
         on_not_finite: Literal["stop", "skip"] = "stop",
         max_skipped: int = 10,
         steps_per_call: int = 1,
+        regulariser: Regulariser | None = None,
     ) -> None:
         """Take what GANTask takes, and a loss on (class logits, classes); `class_weight` is its share in both losses."""
         super().__init__(
@@ -69,115 +63,39 @@ class ACGANTask(GANTask):
             ema_rampup=ema_rampup,
             channels_last=channels_last,
             classes=classes,
+            label_names=label_names,
             seed=seed,
             on_not_finite=on_not_finite,
             max_skipped=max_skipped,
             steps_per_call=steps_per_call,
+            regulariser=regulariser,
         )
-        for name, network in (("generator", generator), ("discriminator", discriminator)):
-            found = getattr(network, "n_classes", None)
-            if found is None:
-                raise UserError(
-                    f"gan.{name}: task=acgan needs networks with classes, got {type(network).__name__} without; "
-                    "set gan=covidgan or task=gan"
-                )
-            if found != len(classes):
-                raise UserError(
-                    f"gan.{name}.n_classes: got {found}, expected {len(classes)} ({', '.join(classes)}); "
-                    f"set gan.{name}.n_classes={len(classes)}"
-                )
-        self.loss_class, self.class_weight = loss_class, class_weight
-        self._columns = [label_names.index(name) for name in classes]
-        self._column_index: Tensor
-        self.register_buffer("_column_index", torch.tensor(self._columns), persistent=False)
-
-    def on_fit_start(self) -> None:
-        """Refuse images that have no class, or two."""
-        super().on_fit_start()
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if data is None:
-            return
-        chosen: npt.NDArray[np.float32] = data.labels[data.parts["train"]][:, self._columns]
-        if bad := int(((chosen == 1).sum(axis=1) != 1).sum()):
+        if getattr(discriminator, "head", "projection") != "auxiliary":
             raise UserError(
-                f"task: an AC-GAN needs exactly one of {', '.join(self.classes)} per image, and {bad} of "
-                f"{len(chosen)} training images have none or several; choose classes that exclude each other: "
-                "set train_classes=[…], or train a GAN per class with task=gan"
+                "gan.discriminator: task=acgan needs one that names the class; "
+                "set gan.discriminator.head=auxiliary (gan=covidgan has it), or task=projection"
             )
-
-    def _make(self, n: int) -> tuple[Tensor, Tensor]:
-        """Return n images and their classes, all classes being equally probable (not stated; so in Odena et al. 2017)."""
-        generator = torch.Generator().manual_seed(self._step_seed("classes"))
-        first = self.global_rank * n  # of the classes of the whole batch, this process's share
-        labels = torch.randint(len(self.classes), (first + n,), generator=generator)[first:]
-        labels = labels.to(self.device, non_blocking=True)
-        return self.generator(self._latents(n), labels), labels
+        self.loss_class, self.class_weight = loss_class, class_weight
 
     def _judge(
         self, batch: dict[str, Tensor], real: Tensor, fake: Tensor, fake_labels: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
         """Return adversarial loss plus weighted class loss, the mean over real and fake; batch "label" (B, L)."""
-        real_labels = batch["label"].index_select(1, self._column_index).argmax(dim=1)
+        real, fake = self._shown(real, "real"), self._shown(fake, "fake")
+        real_labels = self._classes_of(batch["label"])
         real_logits, real_classes = self.discriminator(real)
         fake_logits, fake_classes = self.discriminator(fake)
         class_real = self.loss_class(real_classes, real_labels)
         class_fake = self.loss_class(fake_classes, cast(Tensor, fake_labels))
         loss = self.loss_d(real_logits, fake_logits) + self.class_weight * 0.5 * (class_real + class_fake)
+        loss = self._penalised(loss, real, fake, real_labels, real_logits)
         return loss, [real_logits.mean(), fake_logits.mean(), class_real, class_fake]
 
     def _deceive(self, fake: Tensor, fake_labels: Tensor | None) -> Tensor:
         """Return the loss of images that should look real, and like their class."""
-        logits, classes = self.discriminator(fake)
+        logits, classes = self.discriminator(self._shown(fake, "deceive"))
         return self.loss_g(logits) + self.class_weight * self.loss_class(classes, cast(Tensor, fake_labels))
 
-    def sample(
-        self,
-        n: int,
-        *,
-        seed: int,
-        start: int = 0,
-        label_counts: Sequence[int] | None = None,
-        part: tuple[int, int] | None = None,
-    ) -> Tensor:
-        """Return uint8 images (n, 1, H, H), one class after the other, from latent `start` of each class's seed.
-
-        label_counts: how often each of `label_names` occurs where the images are compared with others; the
-        classes share n in these proportions, without it equally. part: see GANTask.
-        """
-        first, last = part or (0, n)
-        pieces, before = [], 0
-        with self.trainer.precision_plugin.val_step_context():
-            for label, (name, count) in enumerate(
-                zip(self.classes, self.sample_counts(n, label_counts), strict=True)
-            ):
-                begin, end = (min(max(edge - before, 0), count) for edge in (first, last))
-                before += count
-                pieces.append(
-                    sample_images(
-                        self.sampler, end - begin, seed=class_seed(seed, name), start=start + begin,
-                        block=min(max(count, 1), 64), device=self.device, label=label,
-                    )
-                )  # fmt: skip
-        return torch.cat(pieces)
-
-    def sample_counts(self, n: int, label_counts: Sequence[int] | None) -> list[int]:
-        """Return how many of n sampled images are of each class, see `sample`."""
-        weights = [1] * len(self.classes)
-        if label_counts is not None and any(label_counts[column] for column in self._columns):
-            weights = [label_counts[column] for column in self._columns]
-        return shares(n, weights)
-
-
-def class_seed(seed: int, name: str) -> int:
-    """Return the seed of a class's latents: with one for all, image i of each class would be made from the same."""
-    return mix_seed(seed, "class", name)
-
-
-def shares(n: int, weights: Sequence[int]) -> list[int]:
-    """Divide n in proportion to non-negative weights, not all zero; what is left over goes by largest remainder."""
-    total = sum(weights)
-    counts = [n * weight // total for weight in weights]
-    order = sorted(range(len(weights)), key=lambda k: (-(n * weights[k] % total), k))
-    for k in order[: n - sum(counts)]:
-        counts[k] += 1
-    return counts
+    def _logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Return D's logits (B,) of images in [-1, 1]."""
+        return cast(Tensor, self.discriminator(images)[0])

@@ -1,7 +1,7 @@
 """Adversarial training: one generator pass, a step of D on its images, a step of G on the same images.
 
-A discriminator with batch norms sees real and fake images in two passes, as a batch of both would normalise
-one by the other (Radford et al. 2016); one without sees them in one, which is faster and the same.
+A discriminator with batch norms or a minibatch statistic sees real and fake images in two passes, as a batch of both
+would judge one by the other (Radford et al. 2016); one without sees them in one, which is faster and the same.
 
 Counters are ours. Lightning counts every optimiser's steps, so with two optimisers `global_step` would run
 twice as fast as the training; here only G's steps pass through Lightning, D's optimiser is stepped directly,
@@ -29,11 +29,13 @@ from torch.optim import Optimizer
 from cxr.data.convert import to_float
 from cxr.errors import UserError
 from cxr.gan.latent import mix_seed
+from cxr.gan.layers import MinibatchStd
 from cxr.task.average import MovingAverage, ema_decay
 from cxr.task.calls import Calls
 from cxr.task.distributed import over_ranks, share_buffers, without_exchange
 from cxr.task.log_now import log_now
 from cxr.task.loss_scale import end_step, plain_steps, step
+from cxr.task.regulariser import Regulariser, normalise_spectrum
 from cxr.task.sampling import sample_images, sample_latent
 from cxr.task.step_guard import StepGuard, last_checkpoint, refuse_broken
 
@@ -71,25 +73,31 @@ class GANTask(lightning.LightningModule):
         on_not_finite: Literal["stop", "skip"] = "stop",
         max_skipped: int = 10,
         steps_per_call: int = 1,
+        regulariser: Regulariser | None = None,
     ) -> None:
         """Take built networks, losses on logits, and optimisers that still want their parameters.
 
+        regulariser: of D; None: none.
         on_not_finite: of a loss, mean logit or gradient: `stop` ends the run, `skip` leaves the step of both out.
         max_skipped: in a row; one more ends the run.
         steps_per_call: of `training_step`, at most; changes speed, and no result: see cxr/task/calls.py.
         """
         super().__init__()
-        if hasattr(generator, "n_classes") and not self.conditional:
-            raise UserError(
-                "gan.generator: wants to be told a class, which task=gan does not; set task=acgan"
-            )
+        for name, network in (("generator", generator), ("discriminator", discriminator)):
+            if getattr(network, "n_classes", None) is not None and not self.conditional:
+                raise UserError(
+                    f"gan.{name}: wants to be told a class, which task=gan does not; set task=acgan or task=projection"
+                )
         self.automatic_optimization = False
+        self.regulariser = regulariser
+        if regulariser is not None and regulariser.spectral_norm:
+            normalise_spectrum(discriminator, seed)
         self.generator, self.discriminator = generator, discriminator
         if channels_last:
             for network in (generator, discriminator):
                 cast(Any, network).to(memory_format=torch.channels_last)
         self._two_passes = any(
-            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in discriminator.modules()
+            isinstance(m, (nn.modules.batchnorm._BatchNorm, MinibatchStd)) for m in discriminator.modules()
         )
         self.generator_ema: nn.Module | None = None
         if ema_half_life_images is not None:
@@ -235,15 +243,67 @@ class GANTask(lightning.LightningModule):
         self, batch: dict[str, Tensor], real: Tensor, fake: Tensor, fake_labels: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the loss of D on images in [-1, 1], and what is logged beside the two losses, as `logged` names it."""
+        real, fake = self._shown(real, "real"), self._shown(fake, "fake")
         if self._two_passes:
             real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
         else:
             real_logits, fake_logits = self.discriminator(torch.cat((real, fake))).split(len(real))
-        return self.loss_d(real_logits, fake_logits), [real_logits.mean(), fake_logits.mean()]
+        loss = self.loss_d(real_logits, fake_logits)
+        return self._penalised(loss, real, fake, None, real_logits), [real_logits.mean(), fake_logits.mean()]
 
     def _deceive(self, fake: Tensor, fake_labels: Tensor | None) -> Tensor:
         """Return the loss of G on its images."""
-        return self.loss_g(self.discriminator(fake))
+        return self.loss_g(self.discriminator(self._shown(fake, "deceive")))
+
+    def _logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Return D's logits (B,) of images in [-1, 1], of classes int64 (B,) for a D that is told them."""
+        return cast(Tensor, self.discriminator(images))
+
+    def _shown(self, images: Tensor, what: str) -> Tensor:
+        """Return what D is shown of images in [-1, 1]."""
+        if self.regulariser is None or not self.regulariser.changes_images:
+            return images
+        seed = mix_seed(self.seed, what, self.batches_seen, self.global_rank)
+        return self.regulariser.show(images, seed=seed, images_seen=self.images_seen)
+
+    def _penalised(
+        self, loss: Tensor, real: Tensor, fake: Tensor, labels: Tensor | None, real_logits: Tensor
+    ) -> Tensor:
+        """Add to D's loss what the regulariser asks for; images as shown, labels of the real ones."""
+        regulariser = self.regulariser
+        if regulariser is None:
+            return loss
+        if regulariser.observes:
+            says = over_ranks(real_logits.detach().sign().mean(), self.trainer, "mean")
+            regulariser.observe(says, len(real) * self.trainer.world_size)
+        if regulariser.penalises:
+            loss = loss + regulariser.penalty(
+                lambda images: self._logits(images, labels),
+                real,
+                fake,
+                step=self.batches_seen,
+                seed=mix_seed(self.seed, "penalty", self.batches_seen, self.global_rank),
+            )
+        return loss
+
+    @torch.no_grad()
+    def judge_images(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return D's logits float32 (n,) of uint8 images (n, 1, H, H) as they are, in evaluation mode.
+
+        labels: float (n, L) as in a batch, for a D that is told classes.
+        """
+        training = self.discriminator.training
+        self.discriminator.eval()
+        with self.trainer.precision_plugin.val_step_context():
+            real = to_float(images.to(self.device), cast(int, self.generator.channels))
+            told = None if labels is None else self._classes_of(labels.to(self.device))
+            logits = self._logits(real, told)
+        self.discriminator.train(training)
+        return logits.float()
+
+    def _classes_of(self, labels: Tensor) -> Tensor | None:
+        """Return the classes int64 (B,) that labels (B, L) say; None where no network is told any."""
+        return None
 
     def _latents(self, n: int) -> Tensor:
         """Return n latents of this step, on the device: this process's share of those of the whole batch."""

@@ -19,7 +19,8 @@ from cxr.data.module import CXRDataModule
 from cxr.errors import UserError
 from cxr.gan.covidgan import Discriminator, Generator
 from cxr.loss.gan import class_cross_entropy, discriminator_bce, generator_bce
-from cxr.task.acgan import ACGANTask, class_seed, shares
+from cxr.task.acgan import ACGANTask
+from cxr.task.conditional import class_seed, shares
 from cxr.task.gan import GANTask, sample_images
 
 Fit = Callable[..., ACGANTask]
