@@ -53,6 +53,7 @@ NEEDS: dict[str, list[str]] = {
         f"experiment/densenet14/{m}": ["classifier.pretrained=false"]
         for m in ("densenet121", "densenet121_augmented", "resnet50_augmented")
     },
+    **{f"gan_augment/{name}": TRAIN_GAN for name in ("none", "diffaugment", "ada")},
     "gan/acrnet": ["task=gan", "cache.size_px=256"],
     "gan/covidgan": ["task=acgan", "cache.size_px=112"],
     "gan/salehinejad": ["task=gan", "cache.size_px=256"],

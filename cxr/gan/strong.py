@@ -2,8 +2,8 @@
 
 Ours, from published parts:
 - G: nearest-neighbour doublings and 3×3 convolutions (no checkerboard of transposed convolutions), conditional batch
-  norms, noise per place (Karras et al. 2019), and skip-layer excitation (Liu et al. 2021): maps of the first sizes gate
-  those of the last, so that gradients reach the first layers at once.
+  norms, and skip-layer excitation (Liu et al. 2021): maps of the first sizes gate those of the last, so that gradients
+  reach the first layers at once.
 - D: residual halvings (Miyato et al. 2018), no norm; the minibatch statistic (Karras et al. 2018) against collapse; told
   the class by projection (Miyato & Koyama 2018). FastGAN's decoders of D are left out: DiffAugment and R1 do their work.
 - One channel throughout. Widths are those with which a step at 64 px takes a CPU a tenth of Talukdar's DCGAN's.
@@ -45,13 +45,11 @@ class Generator(nn.Module):
         channels: int,
         widths: list[int],
         excitations: int,
-        noise: bool,
         seed: int,
     ) -> None:
         """Build on the CPU; weights are a function of `seed` and leave the global random state alone.
 
         excitations: how many of the last sizes are gated, each by the maps four doublings before it or the smallest.
-        noise: per place, drawn from the image's own latent; its strength is learnt and begins at 0.
         """
         super().__init__()
         self.n_classes, self.latent_dim = n_classes, latent_dim
@@ -72,7 +70,6 @@ class Generator(nn.Module):
                 _Excitation(widths[max(k - 4, 0)], widths[k]) for k in range(self._first_gated, len(widths))
             )
             self.to_image = nn.Conv2d(widths[-1], channels, 3, padding=1)
-        self.noise = nn.ParameterList(nn.Parameter(torch.zeros(b)) for b in widths[1:]) if noise else None
         _initialise(self, mix_seed(seed, "generator"))
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -85,8 +82,6 @@ class Generator(nn.Module):
         maps = [x]
         for k, (conv, norm) in enumerate(zip(self.up, self.norms, strict=True), start=1):
             x = conv(interpolate(x, scale_factor=2.0, mode="nearest"))
-            if self.noise is not None:
-                x = x + self.noise[k - 1].view(1, -1, 1, 1) * _own_noise(z, k, x)
             x = leaky_relu(norm(x, labels), SLOPE)
             if k >= self._first_gated:
                 x = self.gates[k - self._first_gated](maps[max(k - 4, 0)], x)
@@ -182,16 +177,6 @@ class _Down(nn.Module):
         y = leaky_relu(self.second(leaky_relu(self.first(x), SLOPE)), SLOPE)
         z: Tensor = (y + self.skip(avg_pool2d(x, 2))) * 0.5**0.5
         return z
-
-
-def _own_noise(z: Tensor, k: int, x: Tensor) -> Tensor:
-    """Return noise (B, 1, H, W) that is a function of the image's latent: sampling stays repeatable at any batch size."""
-    h, w = x.shape[2:]
-    phase = z @ torch.sin(torch.arange(1, z.shape[1] + 1, device=z.device, dtype=z.dtype) * (12.9898 + k))
-    places = torch.arange(h * w, device=z.device, dtype=torch.float32) * 78.233
-    value = torch.sin(places + phase[:, None].float() * 37.719) * 43758.5453
-    uniform = value - value.floor()
-    return ((uniform - 0.5) * 12.0**0.5).view(len(z), 1, h, w).to(x.dtype)
 
 
 def _check(image_size_px: int, widths: list[int], where: str) -> None:
