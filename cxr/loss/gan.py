@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, relu, softplus
 
@@ -14,7 +17,11 @@ __all__ = [
     "generator_bce",
     "generator_critic",
     "generator_least_squares",
+    "gradient_penalty",
+    "r1",
 ]
+
+Judge = Callable[[Tensor], Tensor]  # images (B, C, H, W) → logits (B,)
 
 
 def discriminator_bce(real_logits: Tensor, fake_logits: Tensor, *, real_target: float) -> Tensor:
@@ -63,3 +70,25 @@ def generator_least_squares(fake_logits: Tensor) -> Tensor:
 def class_cross_entropy(class_logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross-entropy of class logits (B, K) against classes int64 (B,) (Odena et al. 2017)."""
     return cross_entropy(class_logits.float(), labels)
+
+
+def r1(judge: Judge, real: Tensor, *, gamma: float) -> Tensor:
+    """Return gamma / 2 times the mean squared gradient of D at real images (B, C, H, W) (Mescheder et al. 2018)."""
+    return 0.5 * gamma * _gradient(judge, real).square().sum(dim=(1, 2, 3)).mean()
+
+
+def gradient_penalty(judge: Judge, real: Tensor, fake: Tensor, share: Tensor, *, weight: float) -> Tensor:
+    """Return weight times the mean of (|gradient of D| - 1)² between real and fake images (Gulrajani et al. 2017).
+
+    real, fake: (B, C, H, W); share: (B, 1, 1, 1) in [0, 1), how near to real each point is.
+    """
+    squared = _gradient(judge, fake.detach().lerp(real.detach(), share)).square().sum(dim=(1, 2, 3))
+    return weight * ((squared + 1e-12).sqrt() - 1.0).square().mean()  # at 0, a root has no derivative
+
+
+def _gradient(judge: Judge, images: Tensor) -> Tensor:
+    """Return d(sum of logits) / d(images), float32 and itself differentiable: 16 bits would lose small gradients."""
+    images = images.detach().float().requires_grad_()
+    with torch.autocast(images.device.type, enabled=False):
+        (found,) = torch.autograd.grad(judge(images).sum(), images, create_graph=True)
+    return found

@@ -273,9 +273,9 @@ class GANTask(lightning.LightningModule):
         regulariser = self.regulariser
         if regulariser is None:
             return loss
-        if regulariser.observes:
+        if (ada := regulariser.adaptive) is not None:
             says = over_ranks(real_logits.detach().sign().mean(), self.trainer, "mean")
-            regulariser.observe(says, len(real) * self.trainer.world_size)
+            ada.observe_sign(says, len(real) * self.trainer.world_size)
         if regulariser.penalises:
             loss = loss + regulariser.penalty(
                 lambda images: self._logits(images, labels),
