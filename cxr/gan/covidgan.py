@@ -154,5 +154,7 @@ class Discriminator(nn.Module):
         features = self.batch(maps).flatten(1)
         logits: Tensor = self.real(features).squeeze(1).float()
         if self.head == "projection":
-            return logits + self.label(maps, labels)
-        return logits, self.label(features).float()
+            told: Tensor = self.label(maps, labels)
+            return logits + told
+        classes: Tensor = self.label(features).float()
+        return logits, classes

@@ -21,13 +21,13 @@ class MovingAverage:
             *zip(average.buffers(), source.buffers(), strict=True),
         ]
         moved = [(a, b) for a, b in pairs if a.is_floating_point()]
-        self._averages: list[Tensor] = [a for a, _ in moved]
-        self._values: list[Tensor] = [b for _, b in moved]
+        # Views without gradients, of the same memory.
+        self._averages: list[Tensor] = [a.detach() for a, _ in moved]
+        self._values: list[Tensor] = [b.detach() for _, b in moved]
         self._counters = [
             (a, b) for a, b in pairs if not a.is_floating_point()
         ]  # batches a batch norm has seen
 
-    @torch.no_grad()
     def update(self, decay: float) -> None:
         """Set each tensor to decay x itself + (1 - decay) x the other's; counters become the other's."""
         torch._foreach_lerp_(self._averages, self._values, 1.0 - decay)

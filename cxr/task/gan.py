@@ -19,6 +19,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, ClassVar, Literal, cast
 
 import lightning
@@ -36,7 +37,7 @@ from cxr.task.distributed import over_ranks, share_buffers, without_exchange
 from cxr.task.log_now import log_now
 from cxr.task.loss_scale import end_step, plain_steps, step
 from cxr.task.regulariser import Regulariser, normalise_spectrum
-from cxr.task.sampling import sample_images, sample_latent
+from cxr.task.sampling import LatentsAhead, sample_images
 from cxr.task.step_guard import StepGuard, last_checkpoint, refuse_broken
 
 __all__ = ["GANTask", "ema_decay", "sample_images"]
@@ -153,6 +154,7 @@ class GANTask(lightning.LightningModule):
         if self.generator_ema is not None:
             self._average = MovingAverage(self.generator_ema, self.generator)
         self._plain = plain_steps(self.trainer, self)
+        self._ahead = LatentsAhead(self.generator, partial(self._step_seed, "train"))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Make a step on this batch, and on those that follow, `steps_per_call` in all."""
@@ -198,7 +200,8 @@ class GANTask(lightning.LightningModule):
         if step_now:
             if spoilt:
                 self.guard.undo()
-            end_step(trainer, complete=d_moved and g_moved)
+            if not self._plain:
+                end_step(trainer, complete=d_moved and g_moved)
 
         images = n * trainer.world_size
         vars(self).update(  # Module.__setattr__ asks of each whether it is a weight, a buffer or a network
@@ -307,12 +310,12 @@ class GANTask(lightning.LightningModule):
 
     def _latents(self, n: int) -> Tensor:
         """Return n latents of this step, on the device: this process's share of those of the whole batch."""
-        z = sample_latent(self.generator, n, seed=self._step_seed("train"), start=self.global_rank * n)
+        z = self._ahead.take(self.batches_seen, n, self.global_rank * n)
         return z.to(self.device, non_blocking=True)
 
-    def _step_seed(self, what: str) -> int:
-        """Return the seed of this step's draws; the 0 was a rank's, and keeps earlier runs repeatable."""
-        return mix_seed(self.seed, what, self.batches_seen, 0)
+    def _step_seed(self, what: str, step: int | None = None) -> int:
+        """Return the seed of a step's draws, this one's; the 0 was a rank's, and keeps earlier runs repeatable."""
+        return mix_seed(self.seed, what, self.batches_seen if step is None else step, 0)
 
     def sample(
         self,

@@ -29,7 +29,7 @@ class ProjectionGANTask(ConditionalGANTask):
             real_logits, fake_logits = self._logits(real, real_labels), self._logits(fake, made)
         else:
             both, labels = torch.cat((real, fake)), torch.cat((real_labels, made))
-            real_logits, fake_logits = self._logits(both, labels).split(len(real))
+            real_logits, fake_logits = self._logits(both, labels).split(len(real))  # type: ignore[no-untyped-call]  # torch's
         loss = self._penalised(self.loss_d(real_logits, fake_logits), real, fake, real_labels, real_logits)
         return loss, [real_logits.mean(), fake_logits.mean()]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -9,12 +10,37 @@ from torch import Tensor, nn
 
 from cxr.data.convert import to_uint8
 
-__all__ = ["sample_images", "sample_latent"]
+__all__ = ["LatentsAhead", "sample_images", "sample_latent"]
+
+AHEAD = 16
 
 
 def sample_latent(generator: nn.Module, n: int, *, seed: int, start: int) -> Tensor:
     """Return latents (n, latent_dim) of the generator's own kind; latent i is a function of (seed, i)."""
     return cast(Tensor, cast(Any, generator).sample_latent(n, seed=seed, start=start))
+
+
+class LatentsAhead:
+    """The latents of a training's steps, drawn for `AHEAD` steps at once, each from its own step's seed.
+
+    A draw after another takes a quarter of the time of one between the passes of networks, which empty the cache.
+
+    Args:
+        seed_of: the seed of a step, by its number.
+    """
+
+    def __init__(self, generator: nn.Module, seed_of: Callable[[int], int]) -> None:
+        self.generator, self.seed_of = generator, seed_of
+        self._drawn: dict[tuple[int, int, int], Tensor] = {}
+
+    def take(self, step: int, n: int, start: int) -> Tensor:
+        """Return latents `start` … `start + n - 1` of a step, (n, latent_dim) on the CPU."""
+        if (step, n, start) not in self._drawn:
+            self._drawn = {
+                (k, n, start): sample_latent(self.generator, n, seed=self.seed_of(k), start=start)
+                for k in range(step, step + AHEAD)
+            }
+        return self._drawn.pop((step, n, start))
 
 
 @torch.inference_mode()

@@ -19,6 +19,7 @@ from cxr.callback.checkpoints import CheckpointFiles
 from cxr.errors import UserError
 from cxr.gan import acrnet
 from cxr.task.gan import GANTask, ema_decay, sample_images
+from cxr.task.sampling import LatentsAhead
 
 Fit = Callable[..., GANTask]
 Make = Callable[..., GANTask]
@@ -219,9 +220,9 @@ def test_accumulated_halves_equal_the_whole_batch(make_task: Make) -> None:
     whole, half = batch_of(8)["image"], [{"image": x} for x in batch_of(8)["image"].chunk(2)]
     tasks = [make_task(optimizer_g=sgd, optimizer_d=sgd, accumulate=k) for k in (1, 2)]
     z = tasks[0].generator.sample_latent(8, seed=0, start=0)
-    for task, pieces in zip(tasks, ([z], list(z.chunk(2))), strict=True):
+    for task, pieces in zip(tasks, (iter([z]), iter(z.chunk(2))), strict=True):
         task.discriminator.dropout.p = 0.0
-        task.generator.sample_latent = lambda n, seed, start, pieces=pieces: pieces.pop(0)
+        task.generator.sample_latent = lambda n, seed, start, pieces=pieces: next(pieces, z)
     run_steps(tasks[0], [{"image": whole}])
     run_steps(tasks[1], half)
     assert [t.g_steps for t in tasks] == [1, 1]
@@ -339,6 +340,15 @@ def test_latents_differ_between_steps_and_ranks(make_task: Make) -> None:
             patch.setattr(GANTask, "global_rank", rank)
             run_steps(task, [batch_of()] * 2)
     assert len(set(seen)) == 4
+
+
+def test_latents_drawn_ahead_are_those_of_each_step(make_task: Make) -> None:
+    """Whatever the order, the size of a batch and where a resumed training begins."""
+    generator = make_task().generator
+    ahead = LatentsAhead(generator, lambda step: 100 + step)
+    for step, n, start in [(5, 4, 0), (6, 4, 0), (7, 2, 0), (8, 4, 4), (40, 4, 0), (6, 4, 0), (6, 4, 0)]:
+        expected = generator.sample_latent(n, seed=100 + step, start=start)
+        assert torch.equal(ahead.take(step, n, start), expected), (step, n, start)
 
 
 def test_sampled_images_do_not_depend_on_what_is_around_them(make_task: Make) -> None:

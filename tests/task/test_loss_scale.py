@@ -13,6 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from cxr.callback.atomic_checkpoint import AtomicCheckpointIO, load_checkpoint
 from cxr.callback.checkpoints import CheckpointFiles
@@ -20,6 +21,7 @@ from cxr.callback.step_seed import StepSeed
 from cxr.data.module import CXRDataModule
 from cxr.errors import UserError
 from cxr.task.gan import GANTask
+from cxr.task.loss_scale import bare_step
 
 Make = Callable[..., GANTask]
 MakeData = Callable[[], CXRDataModule]
@@ -136,3 +138,33 @@ def test_gradients_that_overflow_at_every_scale_end_the_run(make_task: Make, mak
 
     with pytest.raises(UserError, match=r"overflow 16 bits .*trainer\.precision=bf16-mixed"):
         run(make_task(), make_data(), half(scale=4.0), Always())
+
+
+@pytest.mark.parametrize("kind", ["Adam", "fused Adam", "AdamW", "SGD", "RMSprop"])
+def test_a_bare_step_is_the_step(kind: str) -> None:
+    """Ten steps, the learning rate halved among them: weights equal to the bit, and gradients are still computed."""
+    options: dict[str, Any] = {"lr": 0.1} | ({"fused": True} if "fused" in kind else {})
+    weights = [torch.nn.Parameter(torch.linspace(-1.0, 1.0, 7)) for _ in range(2)]
+    bare, whole = (getattr(torch.optim, kind.split()[-1])([w], **options) for w in weights)
+    for number in range(10):
+        for optimizer, weight, step in ((bare, weights[0], bare_step), (whole, weights[1], type(whole).step)):
+            optimizer.zero_grad()
+            (weight.cos() * (number + 1.0)).sum().backward()
+            optimizer.param_groups[0]["lr"] = 0.1 / (1 + number // 5)
+            step(optimizer)
+    assert torch.equal(*weights) and torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("where", ["own", "global"])
+def test_a_bare_step_asks_hooks_where_there_are_any(where: str) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    heard: list[str] = []
+    register = {
+        "own": optimizer.register_step_post_hook,
+        "global": register_optimizer_step_post_hook,
+    }[where]
+    hook = register(lambda *_: heard.append(where))
+    bare_step(optimizer)
+    hook.remove()
+    bare_step(optimizer)
+    assert heard == [where]
