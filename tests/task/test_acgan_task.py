@@ -227,7 +227,7 @@ def test_networks_that_do_not_fit_name_the_override() -> None:
     ):
         tiny_task(classes=NAMES)
     unconditional = torch.nn.Linear(1, 1)
-    with pytest.raises(UserError, match=r"gan\.discriminator: .*set gan=covidgan"):
+    with pytest.raises(UserError, match=r"gan\.discriminator: .*n_classes=2, gan=covidgan or task=gan"):
         tiny_task(discriminator=unconditional)
 
 
