@@ -83,7 +83,8 @@ def test_half_precision_follows_float32(
         a, b, c = (task.state_dict()[name] for task in (full, mixed, unscaled))
         moved = (a - first).norm()
         assert moved > 0 and (a - b).norm() < 0.1 * moved, name  # 16 bits in the forward passes
-        assert (b - c).norm() < 1e-3 * moved, name  # a scale is a power of two: it changes underflows only
+        # A scale is a power of two and changes underflows only; how many, depends on how a CPU adds 16-bit products.
+        assert (b - c).norm() < 1e-2 * moved, name
 
 
 @pytest.mark.parametrize("network", ["generator", "discriminator"])
