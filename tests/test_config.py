@@ -58,6 +58,11 @@ NEEDS: dict[str, list[str]] = {
     "gan/covidgan": ["task=acgan", "cache.size_px=112"],
     "gan/salehinejad": ["task=gan", "cache.size_px=256"],
     "gan/talukdar": TRAIN_GAN,
+    "adversarial_loss/hinge": TRAIN_GAN,
+    "adversarial_loss/lsgan": TRAIN_GAN,
+    "adversarial_loss/non_saturating": TRAIN_GAN,
+    "adversarial_loss/wgan_gp": TRAIN_GAN,
+    "gan/strong": ["task=projection", "cache.size_px=64"],
     "loss/cross_entropy": ["classifier.n_outputs=2"],
     "mix/add": [*SYNTHETIC, "mix.counts={opacity: 3}"],
     "mix/duplicate_real": ["mix.counts={opacity: 3}"],
@@ -66,6 +71,7 @@ NEEDS: dict[str, list[str]] = {
     "mix/top_up": SYNTHETIC,
     "task/acgan": ["task=acgan", "cache.size_px=112"],
     "task/gan": TRAIN_GAN,
+    "task/projection": ["task=projection", "cache.size_px=64"],
     "trainer/ddp": [],
 }
 OPTIMIZERS = ("torch.optim.Adadelta", "torch.optim.Adam", "torch.optim.RMSprop", "torch.optim.SGD")
@@ -88,7 +94,13 @@ GIVEN_BY_CODE: dict[str, set[str]] = {
     },
     "cxr.loss.gan.class_cross_entropy": {"class_logits", "labels"},
     "cxr.loss.gan.discriminator_bce": {"real_logits", "fake_logits"},
+    "cxr.loss.gan.discriminator_hinge": {"real_logits", "fake_logits"},
+    "cxr.loss.gan.discriminator_least_squares": {"real_logits", "fake_logits"},
+    "cxr.loss.gan.discriminator_wasserstein": {"real_logits", "fake_logits"},
     "cxr.loss.gan.generator_bce": {"fake_logits"},
+    "cxr.loss.gan.generator_critic": {"fake_logits"},
+    "cxr.loss.gan.generator_least_squares": {"fake_logits"},
+    "cxr.loss.gan.gradient_penalty": {"judge", "real", "fake", "share"},
     "cxr.trainer.make_trainer": {"run_dir", "logger", "callbacks"},
 }
 
