@@ -28,6 +28,7 @@ SYNTHETIC = ["synthetic=[some]"]
 # What a choice needs beside it, to make a whole configuration.
 NEEDS: dict[str, list[str]] = {
     "callback/gan": TRAIN_GAN,
+    "callback/gan_alarm": TRAIN_GAN,
     "classifier/backbone": ["classifier.name=resnet18", "classifier.pretrained=false"],
     "data/covid19_radiography": ["loss=cross_entropy"],
     "data/folder": ["data.classes=[a,b]"],

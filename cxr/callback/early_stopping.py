@@ -47,6 +47,11 @@ class EarlyStopping(LightningEarlyStopping):
         """Whether the run has ended here."""
         return self.stopping_reason != EarlyStoppingReason.NOT_STOPPED
 
+    @property
+    def reason(self) -> str:
+        """Why the run has ended, for people."""
+        return f"{self.monitor} has not improved for {self.wait_count} validations"
+
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Stay stopped: the run was killed between its last checkpoint and its end."""
         if self.stopped:

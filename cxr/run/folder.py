@@ -147,11 +147,15 @@ class Run:
             "running", attempts=attempts, started=_now(), ended=None, error=None, metric=None, headline=None
         )
 
-    def finish(self, metric: Mapping[str, float | None]) -> None:
-        """Say that the run is whole, and what skipping it returns: `metric`, headline first, NaN as None."""
+    def finish(self, metric: Mapping[str, float | None], *, stopped: str | None = None) -> None:
+        """Say that the run is whole, and what skipping it returns: `metric`, headline first, NaN as None.
+
+        stopped: why it ended before its last epoch, if it did; kept in the status.
+        """
         values = {key: v if v is None or math.isfinite(v) else None for key, v in metric.items()}
+        headline = next(iter(values), None)
         self._write(
-            "finished", metric=values, headline=next(iter(values), None), ended=_now(), wall_s=self.wall_s
+            "finished", metric=values, headline=headline, stopped=stopped, ended=_now(), wall_s=self.wall_s
         )
 
     def fail(self, error: BaseException) -> None:

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 
 from cxr.callback.csv_log import CSVLog
 from cxr.callback.early_stopping import EarlyStopping
+from cxr.callback.gan_alarm import GANAlarm
 from cxr.callback.preemption import StopOnSignal
 from cxr.callback.pruning import Pruning
 from cxr.config import build
@@ -109,10 +110,11 @@ def _fit(run: Run, stop: StopOnSignal) -> None:
         )
     _train(trainer, task, module, run, loggers, stop)
     done, wanted = epochs_done(trainer), config["trainer"]["max_epochs"]
-    early = next((c for c in trainer.callbacks if isinstance(c, EarlyStopping) and c.stopped), None)  # type: ignore[attr-defined]  # Lightning's stubs hide it
-    if early is not None:
-        _say(run, f"{run.path}: stopped early after {done} of {wanted} epochs: {early.monitor} has not improved "
-              f"for {early.wait_count} validations")  # fmt: skip
+    watchers: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning's stubs hide it
+    early = next((c for c in watchers if isinstance(c, (EarlyStopping, GANAlarm)) and c.stopped), None)
+    stopped = None if early is None else early.reason
+    if stopped is not None:
+        _say(run, f"{run.path}: stopped early after {done} of {wanted} epochs: {stopped}")
     elif pruning is not None and pruning.reason is not None:
         run.fail(Pruned(pruning.reason))
         _say(run, f"{run.path}: pruned {pruning.reason}")
@@ -123,7 +125,7 @@ def _fit(run: Run, stop: StopOnSignal) -> None:
         _say(run, f"{run.path}: trainer.max_time is over after {done} of {wanted} epochs; "
               "the same command goes on from there")  # fmt: skip
         raise SystemExit(0)
-    run.finish(_headline(_scores(trainer, log)))
+    run.finish(_headline(_scores(trainer, log)), stopped=stopped)
     describe()
     _say(
         run,

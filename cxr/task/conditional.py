@@ -89,6 +89,11 @@ class ConditionalGANTask(GANTask):
         self._column_index: Tensor
         self.register_buffer("_column_index", torch.tensor(self._columns), persistent=False)
 
+    @property
+    def label_columns(self) -> list[int]:
+        """Which column of a batch's labels each of `classes` is."""
+        return list(self._columns)
+
     def on_fit_start(self) -> None:
         """Refuse images that have no class, or two."""
         super().on_fit_start()

@@ -59,6 +59,7 @@ def test_an_early_stop_is_finished_also_when_killed_before_it_says_so(
     assert line in capsys.readouterr().out
     first, log = status(), Path("runs/r/metrics.csv").read_bytes()
     assert first["state"] == "finished" and first["headline"] == "val/accuracy"
+    assert first["stopped"] == "val/loss has not improved for 2 validations"
     killed = {**first, "state": "running", "metric": None, "headline": None}
     Path("runs/r/status.json").write_text(json.dumps(killed))
     train(*EARLY)
