@@ -51,7 +51,7 @@ def initialise(module: nn.Module, init: Init, seed: int) -> None:
                 nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.Embedding):
             nn.init.normal_(layer.weight, 0.0, 0.02, generator=generator)
-        elif isinstance(layer, nn.BatchNorm2d) and init == "dcgan":
+        elif isinstance(layer, nn.BatchNorm2d) and layer.affine and init == "dcgan":
             nn.init.normal_(layer.weight, 1.0, 0.02, generator=generator)
 
 

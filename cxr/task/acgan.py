@@ -12,7 +12,6 @@ from typing import ClassVar, Literal, cast
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cxr.errors import UserError
 from cxr.task.conditional import ConditionalGANTask
 from cxr.task.gan import GANTask
 from cxr.task.regulariser import Regulariser
@@ -24,6 +23,7 @@ class ACGANTask(ConditionalGANTask):
     """Train a class-conditional generator against a discriminator that names the class."""
 
     logged: ClassVar[tuple[str, ...]] = (*GANTask.logged, "class_real", "class_fake")
+    head: ClassVar[Literal["auxiliary", "projection"]] = "auxiliary"
 
     def __init__(
         self,
@@ -70,11 +70,6 @@ class ACGANTask(ConditionalGANTask):
             steps_per_call=steps_per_call,
             regulariser=regulariser,
         )
-        if getattr(discriminator, "head", "projection") != "auxiliary":
-            raise UserError(
-                "gan.discriminator: task=acgan needs one that names the class; "
-                "set gan.discriminator.head=auxiliary (gan=covidgan has it), or task=projection"
-            )
         self.loss_class, self.class_weight = loss_class, class_weight
 
     def _judge(

@@ -30,6 +30,7 @@ class ConditionalGANTask(GANTask):
     """
 
     conditional: ClassVar[bool] = True
+    head: ClassVar[Literal["auxiliary", "projection"]] = "projection"  # of D
 
     def __init__(
         self,
@@ -85,6 +86,12 @@ class ConditionalGANTask(GANTask):
                     f"gan.{name}.n_classes: got {found}, expected {len(classes)} ({', '.join(classes)}); "
                     f"set gan.{name}.n_classes={len(classes)}"
                 )
+        if getattr(discriminator, "head", None) != self.head:
+            other = "projection" if self.head == "auxiliary" else "acgan"
+            raise UserError(
+                f"gan.discriminator: this task needs one with head={self.head}; "
+                f"set gan.discriminator.head={self.head} (gan=covidgan has both), or task={other}"
+            )
         self._columns = [label_names.index(name) for name in classes]
         self._column_index: Tensor
         self.register_buffer("_column_index", torch.tensor(self._columns), persistent=False)
