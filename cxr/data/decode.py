@@ -4,7 +4,7 @@
 
 Whatever OpenCV reads is taken: gray, RGB, RGBA (alpha is dropped), palette, 1 to 16 bit,
 float TIFF. EXIF orientation is applied. Colour becomes gray by OpenCV's luma weights, which
-leave three equal channels as they are.
+leave three equal channels as they are. Large plain gray PNG files are read without OpenCV (`png`), to the same bits.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from cxr.data.png import read_plain
 from cxr.errors import UserError
 
 __all__ = ["MAX_PIXELS", "BadImage", "Fit", "NeedsWindow", "fit", "read_gray", "to_uint8"]
@@ -86,6 +87,8 @@ def read_gray(path: Path) -> Gray:
         )
     if damage is not None:
         raise BadImage(path, damage)
+    if (plain := read_plain(data)) is not None:
+        return plain
     try:
         # Without IGNORE_ORIENTATION, so that EXIF is applied.
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr.data.warp import Change, Draws, affine, change_batch
+from cxr.data.warp import Change, Draws, affine, change_batch, change_by_opencv
 from cxr.errors import UserError
 
 __all__ = ["AlbumentationsRecipe", "WarpRecipe", "albumentations"]
@@ -96,7 +96,7 @@ class AlbumentationsRecipe:
 
     def __call__(self, batch: Pixels, rng: np.random.Generator) -> Pixels:
         """Return the batch, each image changed by its own draw of `rng`."""
-        return change_batch(batch, self.changes(rng, len(batch), batch.shape[-1]))
+        return change_by_opencv(batch, self.changes(rng, len(batch), batch.shape[-1]))
 
     def changes(self, rng: np.random.Generator, n: int, size_px: int) -> list[Change]:
         """Draw the changes of n images of size_px x size_px."""

@@ -1,11 +1,12 @@
 """Geometry and grey values of an image changed in one pass: one affine warp, one table of 256 values.
 
-A recipe draws a `Change` for each image. On the CPU OpenCV carries it out, on the bytes themselves: no float image, no
-second interpolation, and pixels become floats on the device. On a GPU the same changes are carried out on the whole batch
-(`as_tensors` in the loader, `on_device` where the network is).
+A recipe draws a `Change` for each image. On the CPU it is carried out on the bytes themselves (`change_batch`): no float
+image, no second interpolation, and pixels become floats on the device. On a GPU the same changes are carried out on the
+whole batch (`as_tensors` in the loader, `on_device` where the network is). Both give the nearest grey level.
 
-How exact: on a device, the nearest grey level. OpenCV 4.13 rounds places to 1/32 pixel, so its result is off by up to
-1/64 of the steps from pixel to neighbour, in x and in y, and half a level: within one level but at hard edges.
+`change_by_opencv` is for recipes whose pixels were always OpenCV's. OpenCV 4.13 rounds places to 1/32 pixel, so its result
+is off by up to 1/64 of the steps from pixel to neighbour, in x and in y, and half a level: within one level but at hard
+edges.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Change", "Draws", "affine", "as_tensors", "change_batch", "on_device"]
+__all__ = ["Change", "Draws", "affine", "as_tensors", "change_batch", "change_by_opencv", "on_device"]
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -29,6 +30,10 @@ Floats = npt.NDArray[np.float64]
 MOST_PIXELS = (
     2**24
 )  # that `on_device` takes at once: what it holds beside the batch is 28 bytes for each of them
+
+
+_STILL = np.eye(2, 3)
+_SAME = np.arange(256, dtype=np.uint8)
 
 
 class Change(NamedTuple):
@@ -69,6 +74,17 @@ def affine(
 
 def change_batch(batch: Pixels, changes: Sequence[Change]) -> Pixels:
     """Return the images (B, S, S) changed, each by its own; the batch stays as it is."""
+    from cxr.data.warp_loops import warp  # compiled: not before there is something to change
+
+    batch = np.ascontiguousarray(batch)
+    changed, work = np.empty_like(batch), np.empty(batch.shape[1:], np.uint32)
+    for image, out, (matrix, flip, table) in zip(batch, changed, changes, strict=True):
+        warp(image, _STILL if matrix is None else matrix, flip, _SAME if table is None else table, work, out)
+    return changed
+
+
+def change_by_opencv(batch: Pixels, changes: Sequence[Change]) -> Pixels:
+    """Return the same as `change_batch`, as albumentations 2.0.8 gets it from OpenCV, to the bit."""
     changed = np.empty_like(batch)
     size = batch.shape[:0:-1]
     for image, out, (matrix, flip, table) in zip(batch, changed, changes, strict=True):
@@ -106,8 +122,7 @@ def as_tensors(changes: Sequence[Change], size_px: int) -> dict[str, Tensor]:
         theta[:, 2] = (back[:, :2].sum(1) * (size_px - 1) / 2 + back[:, 2] + 0.5) / half - 1
     found = {"theta": torch.from_numpy(thetas.astype(np.float32))}
     if any(change.table is not None for change in changes):
-        same = np.arange(256, dtype=np.uint8)
-        tables = np.stack([same if change.table is None else change.table for change in changes])
+        tables = np.stack([_SAME if change.table is None else change.table for change in changes])
         found["table"] = torch.from_numpy(tables)
     return found
 
