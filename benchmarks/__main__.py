@@ -35,6 +35,8 @@ PACKAGES = [
     "torch",
     "numpy",
     "scipy",
+    "numba",
+    "isal",
     "opencv-python-headless",
     "torchmetrics",
     "torch-fidelity",

@@ -3,8 +3,7 @@
 With CXR_BENCH_PNG=DIR the files are those of a folder of one's own; without, procedural chests with the grain of a film, so
 that a file has the size that the published ones have (0.3 to 0.4 MB), written with the filters that libpng chooses by row.
 
-Ours is OpenCV too, behind checks that it does not make: so the line says what those cost, and stays below its goal.
-docs/benchmarks.md says what was tried.
+Ours is as the cache calls it, with checks that the peers do not make. docs/benchmarks.md says where the time goes.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class CachedImages:
 class ImageCache:
     """Builds caches below `dir`, or opens those that are there.
 
-    `workers` are threads (OpenCV works outside Python's lock); None takes one per core, at
+    `workers` are threads (decoding works outside Python's lock); None takes one per core, at
     most 16. `on_bad_image`: stop names the files in rejected.csv and refuses; skip leaves
     their rows out. `rehash`: the files of a data set are hashed anew, whatever is remembered
     of them (cxr/data/hash_store.py; kept in `dir` too).
