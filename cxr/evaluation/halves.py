@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +15,8 @@ __all__ = ["Cut", "cuts", "null_and_same_n"]
 Ints = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Rows of images where the N real ones come first: a half, as many others, as many synthetic images."""
+class Cut(NamedTuple):
+    """A half: rows of real images, of other real ones, and of as many synthetic images as of those."""
 
     first: Ints
     other: Ints
@@ -42,28 +40,30 @@ def cuts(groups: Ints, n_synthetic: int, *, n_halves: int, seed: int) -> list[Cu
         if first.sum() < 2 or n < 2:
             continue
         other = rng.choice(np.flatnonzero(~first), n, replace=False)
-        made = rng.choice(n_synthetic, n, replace=False) + len(groups)
+        made = rng.choice(n_synthetic, n, replace=False)
         found.append(Cut(np.flatnonzero(first), other, made))
     return found
 
 
 def null_and_same_n(
-    halves: Sequence[Cut], score: Callable[[Ints, Ints], Sequence[float]]
+    halves: Sequence[Cut], null: npt.ArrayLike, same_n: npt.ArrayLike
 ) -> list[dict[str, dict[str, Any] | None]]:
-    """Return {"null", "same_n"} of each of the scores that `score` returns; [] where there is no cut.
+    """Return {"null", "same_n"} of each of S scores; [] where there is no cut.
 
-    `score` takes the rows of a half of the real images and of the images held against it: real ones for the null.
+    null, same_n: (C, S), the scores of each half to the other real images, and to the synthetic ones.
     Each is {"value", "low", "high", "n_first", "n_second", "cuts"}; low and high are percentiles over cuts: how much
     the cut matters, and no interval.
     """
+    if not halves:
+        return []
     counts = {
-        "n_first": float(np.mean([len(cut.first) for cut in halves] or [0])),
-        "n_second": float(np.mean([len(cut.other) for cut in halves] or [0])),
+        "n_first": float(np.mean([len(cut.first) for cut in halves])),
+        "n_second": float(np.mean([len(cut.other) for cut in halves])),
         "cuts": len(halves),
     }
-    table = np.array([[score(cut.first, cut.other), score(cut.first, cut.made)] for cut in halves])
+    table = np.stack([np.asarray(null, np.float64), np.asarray(same_n, np.float64)], axis=1)
     found = []
-    for values in np.moveaxis(table, 2, 0) if len(halves) else []:  # (cuts, 2) of each score
+    for values in np.moveaxis(table, 2, 0):  # (cuts, 2) of each score
         sides: dict[str, dict[str, Any] | None] = {}
         for name, column in zip(("null", "same_n"), values.T, strict=True):
             low, high = percentiles(column)

@@ -33,8 +33,8 @@ from cxr.evaluation.halves import cuts, null_and_same_n
 from cxr.evaluation.interval import basic, percentiles, seed_of
 from cxr.metric.frechet import distance, frechet_distance, resampled_moments
 from cxr.metric.inception_score import inception_score, resampled_inception_scores
-from cxr.metric.kid import kernel, kid, mmd2_within, resampled_mmd2
-from cxr.metric.prdc import Neighbours, distances, neighbours
+from cxr.metric.kid import kid, mmd2_of_all
+from cxr.metric.prdc import Neighbours, neighbours_of_halves
 from cxr.metric.resample import Resamples, draw_patients
 
 __all__ = [
@@ -57,6 +57,7 @@ NO_CUT: dict[str, Any] = {"null": None, "same_n": None}
 LEGACY = "looks at no real image; ImageNet's or few classes say little of radiographs: kept because papers print it"
 
 Floats = npt.NDArray[np.float64]
+Features = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
 
 
@@ -103,8 +104,8 @@ def inception_records(
 
 
 def frechet_record(
-    real: Floats,
-    synthetic: Floats,
+    real: Features,
+    synthetic: Features,
     patients: Sequence[str | None],
     *,
     n_resamples: int,
@@ -126,10 +127,11 @@ def frechet_record(
     else:
         drawn = distance(resampled_moments(real, streams[0]), resampled_moments(synthetic, streams[1]))
         low, high = basic(value, drawn, (0.0, math.inf))
-    joint = np.concatenate([real, synthetic])
     n_cuts = n_halves if d <= MANY_FEATURES else min(n_halves, FEW_CUTS)
     halves = cuts(streams[0].groups, len(synthetic), n_halves=n_cuts, seed=seed_of(seed, 2))
-    beside = null_and_same_n(halves, lambda a, b: [frechet_distance(joint[a], joint[b])]) or [NO_CUT]
+    null = [[frechet_distance(real[one.first], real[one.other])] for one in halves]
+    same_n = [[frechet_distance(real[one.first], synthetic[one.made])] for one in halves]
+    beside = null_and_same_n(halves, null, same_n) or [NO_CUT]
     return {
         "value": value,
         "low": low,
@@ -142,8 +144,8 @@ def frechet_record(
 
 
 def kid_record(
-    real: Floats,
-    synthetic: Floats,
+    real: Features,
+    synthetic: Features,
     patients: Sequence[str | None],
     *,
     n_resamples: int,
@@ -155,19 +157,17 @@ def kid_record(
 
     The value is over all images; `subsets` the mean, std, size and number that papers print, None below 4 images.
     """
-    joint = kernel(both := np.concatenate([real, synthetic]), both)
     streams = _streams(patients, len(synthetic), n_resamples, seed)
-    rows = np.arange(len(joint))
-    value = mmd2_within(joint, rows[: len(real)], rows[len(real) :])
-    low, high = percentiles(resampled_mmd2(joint, *streams))
+    halves = cuts(streams[0].groups, len(synthetic), n_halves=n_halves, seed=seed_of(seed, 2))
+    found = mmd2_of_all(real, synthetic, streams, halves)
+    low, high = percentiles(found.resampled)
     subsets = None
     if min(len(real), len(synthetic)) >= 4:
         one = kid(real, synthetic, n_subsets=n_subsets, seed=seed)
         subsets = {"value": one.value, "std": one.std, "size": one.subset_size, "n": one.n_subsets}
-    halves = cuts(streams[0].groups, len(synthetic), n_halves=n_halves, seed=seed_of(seed, 2))
-    beside = null_and_same_n(halves, lambda a, b: [mmd2_within(joint, a, b)]) or [NO_CUT]
+    beside = null_and_same_n(halves, found.null[:, None], found.same_n[:, None]) or [NO_CUT]
     return {
-        "value": value,
+        "value": found.value,
         "low": low,
         "high": high,
         "interval": PERCENTILE,
@@ -178,8 +178,8 @@ def kid_record(
 
 
 def neighbour_records(
-    real: Floats,
-    synthetic: Floats,
+    real: Features,
+    synthetic: Features,
     patients: Sequence[str | None],
     *,
     n_resamples: int,
@@ -189,15 +189,15 @@ def neighbour_records(
     k_density: int,
 ) -> dict[str, dict[str, Any]]:
     """Return {"precision", "recall", "density", "coverage"} of features (N, d) and (M, d), as `frechet_record`."""
-    joint = distances(both := np.concatenate([real, synthetic]), both)
-    rows, ks = np.arange(len(joint)), {"k_precision": k_precision, "k_density": k_density}
-    found = neighbours(joint, rows[: len(real)], rows[len(real) :], **ks)
+    ks = {"k_precision": k_precision, "k_density": k_density}
     streams = _streams(patients, len(synthetic), n_resamples, seed)
     halves = cuts(streams[0].groups, len(synthetic), n_halves=n_halves, seed=seed_of(seed, 2))
     halves = [one for one in halves if min(len(one.first), len(one.other)) > max(k_precision, k_density)]
-    beside = null_and_same_n(halves, lambda a, b: _means(neighbours(joint, a, b, **ks))) or [NO_CUT] * 4
+    found, *beside_it = neighbours_of_halves(real, synthetic, halves, **ks)
+    null, same_n = ([_means(one) for one in some] for some in beside_it)
+    beside = null_and_same_n(halves, null, same_n) or [NO_CUT] * 4
     records = {}
-    for name, value, null in zip(NEIGHBOURS, _means(found), beside, strict=True):
+    for name, value, sides in zip(NEIGHBOURS, _means(found), beside, strict=True):
         values, drawn = getattr(found, name), streams[1 if name in ("precision", "density") else 0]
         sums = np.bincount(drawn.groups, values, minlength=drawn.n_patients)
         sizes = np.bincount(drawn.groups, minlength=drawn.n_patients)
@@ -208,7 +208,7 @@ def neighbour_records(
             "high": high,
             "interval": f"{PERCENTILE}, the other set held fixed",
             **_counts(streams, synthetic),
-            **null,
+            **sides,
         }
     return records
 
@@ -228,7 +228,7 @@ def _streams(
     return real, made
 
 
-def _counts(streams: tuple[Resamples, Resamples], synthetic: Floats) -> dict[str, int]:
+def _counts(streams: tuple[Resamples, Resamples], synthetic: Features) -> dict[str, int]:
     return {
         "n_real": len(streams[0].groups),
         "n_patients": streams[0].n_patients,

@@ -28,7 +28,7 @@ def score_records(
         patients: one per real image, None = a patient of its own.
         settings: splits, n_resamples, n_halves, seed, n_subsets, k_precision, k_density.
     """
-    x, y = (np.asarray(one.features, np.float64) for one in (real, synthetic))
+    x, y = real.features, synthetic.features  # float32, as they are: each score takes float64 of a block
     options = {key: settings[key] for key in ("n_resamples", "n_halves", "seed")}
     found: dict[str, dict[str, Any]] = {
         "kid": kid_record(x, y, patients, n_subsets=settings["n_subsets"], **options),

@@ -4,10 +4,11 @@ d² = |μ₁ - μ₂|² + Tr Σ₁ + Tr Σ₂ - 2 Tr (Σ₁Σ₂)^½ (Dowson & L
 al. 2017). Σ divides by n - 1, as everyone's FID does.
 
 Tr (Σ₁Σ₂)^½ needs no square root of a non-symmetric matrix: see `cxr.metric.root_trace`. With fewer images than
-features it is the nuclear norm of K = X_c Y_cᵀ / √((n - 1)(m - 1)), (n, m) instead of (d, d).
+features it is the nuclear norm of K = X_c Y_cᵀ / √((n - 1)(m - 1)), (n, m) instead of (d, d). Of a set of many images Y_c
+is then replaced by the triangle R (d, d) of Y_c = Q R, which leaves the norm as it is.
 
-Moments are summed over blocks of images: beside features that lie on the disk (`numpy.load(…, mmap_mode="r")`), memory
-is that of a block and of (d, d), whatever n.
+Moments and triangles are made of blocks of images: beside features that lie on the disk (`numpy.load(…, mmap_mode="r")`),
+memory is that of a block and of some (d, d), whatever n.
 
 The estimate is biased upwards by about (Tr Σ)(1/n + 1/m) and more in many dimensions: two halves of one set are
 not at distance 0. A distance is read beside that of real images to real images at the same n.
@@ -29,6 +30,8 @@ from cxr.metric.root_trace import root_trace, root_traces
 __all__ = ["Moments", "distance", "frechet_distance", "moments", "resampled_moments"]
 
 _BLOCK = 2048  # images whose float64 copy is held at once: 32 MB of 2,048 features
+_PRODUCTS = 2**21  # of two features of an image, held at once: 16 MB
+_MANY = 4  # images for each feature, from where a triangle costs less memory than it costs time
 
 Floats = npt.NDArray[np.float64]
 
@@ -65,15 +68,22 @@ def resampled_moments(features: npt.ArrayLike, resamples: Resamples) -> Moments:
 
     Takes patients' sums, not images, through the resamples: R (P d²) and not R (N d²), for small d.
     """
-    x = _checked(features).astype(np.float64)
-    d, origin = x.shape[1], x.mean(axis=0)
+    x = _checked(features)
+    d, origin = x.shape[1], np.asarray(x.mean(axis=0, dtype=np.float64))
     _refuse_infinite(origin)
-    centred = x - origin  # moments about a point within the data: nothing large cancels
-    products = (centred[:, :, None] * centred[:, None, :]).reshape(len(x), d * d)
-    columns = np.concatenate([np.ones((len(x), 1)), centred, products], axis=1)
-    sums = np.zeros((resamples.n_patients, columns.shape[1]))
-    np.add.at(sums, resamples.groups, columns)
-    drawn = resamples.weights @ sums
+    drawn = np.zeros((len(resamples.weights), 1 + d + d * d))
+    order = np.argsort(resamples.groups, kind="stable")  # so that a block holds few patients' parts
+    step = max(1, _PRODUCTS // (d * d))
+    for start in range(0, len(x), step):
+        rows = order[start : start + step]
+        groups = resamples.groups[rows]
+        centred = np.subtract(
+            x[rows], origin, dtype=np.float64
+        )  # about a point within the data: nothing large cancels
+        products = (centred[:, :, None] * centred[:, None, :]).reshape(len(rows), d * d)
+        columns = np.concatenate([np.ones((len(rows), 1)), centred, products], axis=1)
+        starts = np.flatnonzero(np.diff(groups, prepend=-1))
+        drawn += resamples.weights[:, groups[starts]] @ np.add.reduceat(columns, starts, axis=0)
     n, first, second = drawn[:, 0], drawn[:, 1 : 1 + d], drawn[:, 1 + d :].reshape(-1, d, d)
     n = np.where(n < 2, np.nan, n)
     mean = first / n[:, None]
@@ -105,7 +115,7 @@ def frechet_distance(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
         return float(distance(moments(x), moments(y)))
     import torch
 
-    (mean_x, a), (mean_y, b) = _centred(x), _centred(y)
+    (mean_x, a), (mean_y, b) = _root(x), _root(y)
     scale = math.sqrt((len(x) - 1) * (len(y) - 1))
     cross = (
         float(torch.linalg.svdvals(torch.from_numpy(a @ b.T)).sum()) / scale
@@ -114,11 +124,21 @@ def frechet_distance(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
     return float(_assembled(mean_x, mean_y, traces, cross))
 
 
-def _centred(x: npt.NDArray[np.floating]) -> tuple[Floats, Floats]:
-    """Return the mean (d,) and the float64 differences from it (n, d)."""
-    mean = np.asarray(x.mean(axis=0, dtype=np.float64))
+def _root(x: npt.NDArray[np.floating]) -> tuple[Floats, Floats]:
+    """Return the mean (d,) and a matrix A (…, d) whose AᵀA is (n - 1) Σ: the differences from it, or their triangle."""
+    import torch
+
+    mean, d = np.asarray(x.mean(axis=0, dtype=np.float64)), x.shape[1]
     _refuse_infinite(mean)
-    return mean, np.subtract(x, mean, dtype=np.float64)
+    if len(x) <= max(_MANY * d, _BLOCK):
+        return mean, np.subtract(x, mean, dtype=np.float64)
+    triangle = np.empty((0, d))
+    step = max(_BLOCK, d)
+    for start in range(0, len(x), step):
+        centred = np.subtract(x[start : start + step], mean, dtype=np.float64)
+        both = torch.from_numpy(np.concatenate([triangle, centred]))
+        triangle = torch.linalg.qr(both, mode="r").R.numpy()
+    return mean, triangle
 
 
 def _assembled(mean_a: Floats, mean_b: Floats, traces: Any, cross: Any) -> Floats:

@@ -20,6 +20,8 @@ from cxr.metric.resample import Resamples
 
 __all__ = ["InceptionScore", "inception_score", "resampled_inception_scores"]
 
+_WEIGHTS = 2**21  # of images in resamples, held at once: 16 MB
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -54,11 +56,15 @@ def resampled_inception_scores(
 ) -> Floats:
     """Return the IS of each resample, (R,); an image stays in its split, NaN where a split was not drawn."""
     p = _checked(probabilities, splits)
-    scores = [
-        _scores(p[part], resamples.weights[:, resamples.groups[part]])
-        for part in _parts(len(p), splits, seed)
-    ]
-    return np.asarray(np.mean(scores, axis=0), dtype=np.float64)
+    step = max(1, _WEIGHTS // len(p))
+    parts = _parts(len(p), splits, seed)
+    found = np.empty(len(resamples.weights))
+    for start in range(0, len(found), step):
+        some = resamples.weights[start : start + step]
+        found[start : start + step] = np.mean(
+            [_scores(p[part], some[:, resamples.groups[part]]) for part in parts], axis=0
+        )
+    return found
 
 
 def _checked(probabilities: npt.ArrayLike, splits: int) -> Floats:

@@ -2,7 +2,7 @@
 
 Subsets of 1,000 out of 2,000 images overlap: a hundred of them ask for each pair's kernel some 25 times. With the
 matrix K of all pairs and a row w of zeros and ones for a subset, the sum over the subset's pairs is wᵀ K w, and for all
-subsets it is one matrix product. K is made a block of rows at a time, so that memory grows with n and not with n².
+subsets it is one matrix product (`cxr.metric.kernel_sums`: a tile of K at a time).
 
 Of a large sample the subsets touch few pairs. Then each takes its own kernel, as the definition has it.
 """
@@ -14,13 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from cxr.metric.kernel_sums import Weights, sums_across, sums_within
 from cxr.metric.polynomial import kernel
 
-__all__ = ["subset_mmd2", "unbiased_mmd2"]
-
-_ROWS = 1024  # of the kernel matrix held at once: 1,024 × 50,000 images are 0.4 GB
+__all__ = ["membership", "subset_mmd2", "unbiased_mmd2"]
 
 Floats = npt.NDArray[np.float64]
+Features = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
 
 
@@ -30,46 +30,23 @@ def unbiased_mmd2(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
     return float(sum(within) - 2.0 * kernel(x, y).mean())
 
 
-def subset_mmd2(x: Floats, y: Floats, rows_x: Sequence[Ints], rows_y: Sequence[Ints]) -> Floats:
+def subset_mmd2(x: Features, y: Features, rows_x: Sequence[Ints], rows_y: Sequence[Ints]) -> Floats:
     """Return the unbiased squared MMD (S,) of x[rows_x[s]] and y[rows_y[s]], each of distinct rows, at least 2.
 
-    x: (n, d), y: (m, d), float64.
+    x: (n, d), y: (m, d).
     """
     asked = sum((len(a) + len(b)) ** 2 for a, b in zip(rows_x, rows_y, strict=True))
     if (len(x) + len(y)) ** 2 > asked:
         return np.array([unbiased_mmd2(x[a], y[b]) for a, b in zip(rows_x, rows_y, strict=True)])
-    in_x, in_y = _membership(rows_x, len(x)), _membership(rows_y, len(y))
-    n, m = in_x.sum(axis=1), in_y.sum(axis=1)
-    within = _within(x, in_x) / (n * (n - 1)) + _within(y, in_y) / (m * (m - 1))
-    return np.asarray(within - 2.0 * _across(x, y, in_x, in_y) / (n * m))
+    in_x, in_y = membership(rows_x, len(x)), membership(rows_y, len(y))
+    n, m = (np.array([len(one) for one in rows], np.float64) for rows in (rows_x, rows_y))
+    within = sums_within(x, in_x) / (n * (n - 1)) + sums_within(y, in_y) / (m * (m - 1))
+    return np.asarray(within - 2.0 * sums_across(x, y, in_x, in_y) / (n * m))
 
 
-def _membership(rows: Sequence[Ints], n: int) -> Floats:
-    """Return (S, n): 1 where the subset has the row."""
-    found = np.zeros((len(rows), n))
+def membership(rows: Sequence[Ints], n: int) -> Weights:
+    """Return the weights (S, n) of subsets: 1 where the subset has the row; a byte each until they are asked for."""
+    found = np.zeros((len(rows), n), np.bool_)
     for one, chosen in zip(found, rows, strict=True):
-        one[chosen] = 1.0
-    return found
-
-
-def _within(x: Floats, chosen: Floats) -> Floats:
-    """Return the sum (S,) of k over the ordered pairs of two rows of each subset; symmetric: half is computed."""
-    total = np.zeros(len(chosen))
-    for start in range(0, len(x), _ROWS):
-        part = slice(start, start + _ROWS)
-        own = kernel(x[part], x[part])
-        total += ((chosen[:, part] @ own) * chosen[:, part]).sum(axis=1) - chosen[:, part] @ np.diagonal(own)
-        if start + _ROWS < len(x):
-            after = slice(start + _ROWS, len(x))
-            across = chosen[:, part] @ kernel(x[part], x[after])
-            total += 2.0 * (across * chosen[:, after]).sum(axis=1)
-    return total
-
-
-def _across(x: Floats, y: Floats, in_x: Floats, in_y: Floats) -> Floats:
-    """Return the sum (S,) of k over the pairs of one row of each subset."""
-    total = np.zeros(len(in_x))
-    for start in range(0, len(x), _ROWS):
-        part = slice(start, start + _ROWS)
-        total += ((in_x[:, part] @ kernel(x[part], y)) * in_y).sum(axis=1)
-    return total
+        one[chosen] = True
+    return lambda part: found[:, part].astype(np.float64)

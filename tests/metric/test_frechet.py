@@ -10,6 +10,7 @@ import pytest
 from scipy.linalg import sqrtm
 
 from cxr.errors import UserError
+from cxr.metric import frechet
 from cxr.metric.frechet import distance, frechet_distance, moments, resampled_moments
 from cxr.metric.resample import draw_patients
 
@@ -145,6 +146,48 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.1 * peaks[0]  # ten times the images
+
+
+def test_few_images_against_so_many_that_a_triangle_stands_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = mixed(30, 40, 0), 3.0 + mixed(900, 40, 1)
+    direct = frechet_distance(x, y)
+    monkeypatch.setattr(frechet, "_BLOCK", 50)
+    assert frechet._root(y)[1].shape == (40, 40)
+    assert frechet_distance(x, y) == pytest.approx(direct, rel=1e-12)
+    assert frechet_distance(y, x) == pytest.approx(direct, rel=1e-12)
+
+
+def test_blocks_of_products_change_no_resample(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = mixed(50, 3, 2)
+    resamples = draw_patients([f"p{i % 17}" for i in range(50)], n_resamples=8, seed=0)
+    whole = resampled_moments(x, resamples)
+    monkeypatch.setattr(frechet, "_PRODUCTS", 9 * 7)  # 7 images at a time: patients lie in two blocks
+    parts = resampled_moments(x, resamples)
+    np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-12)
+    np.testing.assert_allclose(parts.covariance, whole.covariance, rtol=1e-10)
+
+
+@pytest.mark.parametrize("what", ["probabilities", "copied feature", "duplicated images", "constant feature"])
+def test_a_singular_covariance_of_many_images_falls_back_and_agrees_with_the_other_route(what: str) -> None:
+    rng = np.random.default_rng(0)
+    x, y = (rng.dirichlet(np.full(6, 2.0 + s), 60) for s in (0, 1))  # rows sum to 1: rank 5 of 6
+    if what == "copied feature":
+        x, y = (np.concatenate([v[:, :5], v[:, :1]], axis=1) for v in (x, y))
+    elif what == "duplicated images":
+        x = np.repeat(x[:4], 15, axis=0)  # rank 3
+    elif what == "constant feature":
+        x[:, 2], y[:, 4] = 0.5, 0.25
+    assert min(len(x), len(y)) >= x.shape[1]  # the route of covariances
+    a, b = (v - v.mean(axis=0) for v in (x, y))
+    # the nuclear norm of the images' own factors: no covariance, no root of a rounding error
+    cross = (
+        np.linalg.svd(np.linalg.qr(a, mode="r") @ np.linalg.qr(b, mode="r").T, compute_uv=False).sum() / 59
+    )
+    shift = ((x.mean(axis=0) - y.mean(axis=0)) ** 2).sum()
+    exact = shift + (a**2).sum() / 59 + (b**2).sum() / 59 - 2 * cross
+    assert frechet_distance(x, y) == pytest.approx(exact, rel=1e-6, abs=1e-8)
+    assert frechet_distance(y, x) == pytest.approx(exact, rel=1e-6, abs=1e-8)
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-7)
 
 
 def test_what_has_no_distance_is_refused() -> None:

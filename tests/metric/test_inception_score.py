@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cxr.errors import UserError
+from cxr.metric import inception_score as module
 from cxr.metric.inception_score import inception_score, resampled_inception_scores
 from cxr.metric.resample import draw_patients
 
@@ -52,7 +53,9 @@ def test_agrees_with_torch_fidelity(splits: int) -> None:
     assert shuffled.value == pytest.approx(torch_fidelity(p[order], splits)[0], rel=1e-12)
 
 
-def test_resamples_score_the_images_drawn() -> None:
+@pytest.mark.parametrize("held", [2**21, 25])
+def test_resamples_score_the_images_drawn(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_WEIGHTS", held)  # 25: three resamples at a time
     p = np.random.default_rng(1).dirichlet([1, 1, 1], 8)
     resamples = draw_patients(["a", "a", "b", None, "c", "c", "c", "d"], n_resamples=10, seed=2)
     found = resampled_inception_scores(p, resamples, splits=1, seed=None)

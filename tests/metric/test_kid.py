@@ -11,7 +11,8 @@ import torch
 from torchmetrics.image.kid import poly_mmd
 
 from cxr.errors import UserError
-from cxr.metric.kid import kernel, kid, mmd2_within, resampled_mmd2, subset_size, unbiased_mmd2
+from cxr.metric import kernel_sums
+from cxr.metric.kid import Mmd2s, kernel, kid, mmd2_of_all, subset_size, unbiased_mmd2
 from cxr.metric.resample import Resamples, draw_patients
 
 
@@ -30,8 +31,10 @@ def test_mmd_agrees_with_torchmetrics() -> None:
     x, y = rng.normal(size=(40, 12)), rng.normal(0.3, 1.1, size=(40, 12))
     theirs = poly_mmd(torch.from_numpy(x), torch.from_numpy(y), degree=3, gamma=None, coef=1.0)
     assert unbiased_mmd2(x, y) == pytest.approx(theirs.item(), rel=1e-10)
-    joint = kernel(both := np.concatenate([x, y]), both)
-    assert mmd2_within(joint, np.arange(40), np.arange(40, 80)) == pytest.approx(theirs.item(), rel=1e-10)
+    once = [Resamples(np.arange(40), np.ones((1, 40)), 0)] * 2
+    found = mmd2_of_all(x, y, (once[0], once[1]), [])
+    assert found.value == pytest.approx(theirs.item(), rel=1e-10)
+    assert found.null.shape == found.same_n.shape == (0,)
 
 
 def test_kid_is_zero_on_average_for_equal_distributions_and_grows_with_distance() -> None:
@@ -112,13 +115,41 @@ def test_resamples_are_those_of_the_definition(patients: list[str | None]) -> No
     x, y = rng.normal(size=(9, 3)), rng.normal(0.4, 1, size=(7, 3))
     real = draw_patients(patients, n_resamples=6, seed=0)
     fake = draw_patients([None] * 7, n_resamples=6, seed=1)
-    joint = kernel(both := np.concatenate([x, y]), both)
-    found = resampled_mmd2(joint, real, fake)
+
+    def resampled(real: Resamples, fake: Resamples) -> np.ndarray:
+        return mmd2_of_all(x, y, (real, fake), []).resampled
+
+    found = resampled(real, fake)
     np.testing.assert_allclose(found, resampled_one_by_one(x, y, real, fake), rtol=1e-10)
     once = (
         Resamples(real.groups, np.ones((1, real.n_patients)), 0),
         Resamples(fake.groups, np.ones((1, 7)), 0),
     )
-    assert resampled_mmd2(joint, *once)[0] == pytest.approx(unbiased_mmd2(x, y))  # everybody once: the value
+    assert resampled(*once)[0] == pytest.approx(unbiased_mmd2(x, y))  # everybody once: the value
     nobody = Resamples(real.groups, np.eye(real.n_patients)[-1:], 0)  # one patient with one image: no pair
-    assert np.isnan(resampled_mmd2(joint, nobody, once[1])).all()
+    assert np.isnan(resampled(nobody, once[1])).all()
+
+
+@pytest.mark.parametrize("tile", [1024, 7])
+def test_halves_are_those_of_the_definition_whatever_the_tile(
+    tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(23, 3)).astype(np.float32), rng.normal(0.4, 1, size=(31, 3)).astype(np.float32)
+    patients = [f"p{i}" for i in rng.integers(0, 8, 23)]
+    drawn = [draw_patients(one, n_resamples=5, seed=s) for s, one in enumerate((patients, [None] * 31))]
+    halves = []
+    for _ in range(4):
+        order = rng.permutation(23)
+        halves.append((order[:11], order[11:20], rng.choice(31, 9, replace=False)))
+
+    def found() -> Mmd2s:
+        return mmd2_of_all(x, y, (drawn[0], drawn[1]), halves)
+
+    whole = found()
+    monkeypatch.setattr(kernel_sums, "_TILE", tile)
+    tiled = found()
+    assert tiled.value == pytest.approx(unbiased_mmd2(x, y), rel=1e-10)
+    np.testing.assert_allclose(tiled.null, [unbiased_mmd2(x[a], x[b]) for a, b, _ in halves], rtol=1e-10)
+    np.testing.assert_allclose(tiled.same_n, [unbiased_mmd2(x[a], y[c]) for a, _, c in halves], rtol=1e-10)
+    np.testing.assert_allclose(tiled.resampled, whole.resampled, rtol=1e-10)

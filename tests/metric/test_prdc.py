@@ -11,13 +11,12 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from cxr.errors import UserError
-from cxr.metric.prdc import Neighbours, distances, neighbours
+from cxr.metric import prdc
+from cxr.metric.prdc import Neighbours, distances, neighbours, neighbours_of_halves
 
 
 def scored(x: np.ndarray, y: np.ndarray, k_precision: int = 3, k_density: int = 5) -> Neighbours:
-    joint = distances(both := np.concatenate([x, y]), both)
-    rows = np.arange(len(both))
-    return neighbours(joint, rows[: len(x)], rows[len(x) :], k_precision=k_precision, k_density=k_density)
+    return neighbours(x, y, k_precision=k_precision, k_density=k_density)
 
 
 def means(one: Neighbours) -> list[float]:
@@ -86,3 +85,27 @@ def test_equal_rows_are_at_no_distance() -> None:
     x = np.random.default_rng(2).normal(1e3, 1, size=(5, 2048))
     assert (np.diagonal(distances(x, x)) == 0).all()
     np.testing.assert_allclose(distances(x, x[::-1])[0, 0], np.linalg.norm(x[0] - x[4]), rtol=1e-12)
+
+
+def test_blocks_and_halves_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(41, 4)).astype(np.float32), rng.normal(0.3, 1, size=(57, 4)).astype(np.float32)
+    halves = []
+    for _ in range(3):
+        order = rng.permutation(41)
+        halves.append((np.sort(order[:20]), order[20:36], rng.choice(57, 16, replace=False)))
+    monkeypatch.setattr(prdc, "_ENTRIES", 300)  # 5 to 7 rows
+    whole, null, same_n = neighbours_of_halves(x, y, halves, k_precision=3, k_density=5)
+    monkeypatch.undo()
+    expected = [
+        scored(x, y),
+        *(scored(x[a], x[b]) for a, b, _ in halves),
+        *(scored(x[a], y[c]) for a, _, c in halves),
+    ]
+    for one, other in zip([whole, *null, *same_n], expected, strict=True):
+        for name in ("precision", "recall", "density", "coverage"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    with pytest.raises(UserError, match="a set has 5 images"):
+        neighbours_of_halves(
+            x, y, [(halves[0][0], halves[0][1][:5], halves[0][2])], k_precision=3, k_density=5
+        )
