@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cxr.data.picked import Picked
+
 __all__ = ["Collection", "first_of_each", "yardstick"]
 
 Rows = npt.NDArray[np.int64]
@@ -22,7 +24,7 @@ class Collection:
         patients: None where a patient is unknown, which counts as one of its own.
     """
 
-    images: npt.NDArray[np.uint8]
+    images: npt.NDArray[np.uint8] | Picked
     features: npt.NDArray[np.floating] | None
     ids: Sequence[str]
     hashes: Sequence[str]
@@ -32,7 +34,7 @@ class Collection:
         """Return some of them."""
         names, hashes, patients = ([v[i] for i in rows] for v in (self.ids, self.hashes, self.patients))
         features = None if self.features is None else self.features[rows]
-        return Collection(self.images[rows], features, names, hashes, patients)
+        return Collection(Picked([self.images], rows), features, names, hashes, patients)
 
 
 def yardstick(held_out: Collection, training: Collection, seed: int) -> tuple[Rows, dict[str, int]]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cxr.data.picked import Picked
 from cxr.metric.diversity import (
     Diversity,
     Share,
@@ -20,7 +21,7 @@ from cxr.metric.diversity import (
 
 __all__ = ["diversity_record"]
 
-Pixels = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8] | Picked
 Groups = npt.NDArray[np.integer]
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cxr.data.picked import Picked
 from cxr.errors import UserError
 from cxr.evaluation.collection import Collection, first_of_each, yardstick
 from cxr.metric.alignment import PROTOCOL, aligned_neighbours, normalised
@@ -28,8 +29,10 @@ FEWEST_DIMENSIONS = 16  # with fewer, thousands of images lie too densely for a 
 FEWEST_TRAINING = 3
 LISTED = 50  # flagged images named in the record; their number is always whole
 NOTICED = 0.1  # "no sign" is said where so large a share of copies would have been noticed
+QUERIES = 1024  # images normalised at once, 16 kB each, and held against all training images
 SHOWN = 8  # closest pairs of each kind that the gallery gets
 
+Pixels = npt.NDArray[np.uint8] | Picked
 Verdict = Literal["memorised", "no sign", "undecided"]
 
 
@@ -140,9 +143,7 @@ def _search(
     own = np.full(len(training.ids), np.nan)
     if space == "pixel":
         references = normalised(training.images)
-        found = [
-            aligned_neighbours(normalised(one.images), references, NEIGHBOURS) for one in (synthetic, null)
-        ]
+        found = [_aligned(one.images, references) for one in (synthetic, null)]
         rows = np.unique(np.concatenate([one.rows[:, 0] for one in found]))
         own[rows] = aligned_neighbours(references[rows], references, 1, itself=rows).nearest
     else:
@@ -153,6 +154,15 @@ def _search(
         rows = np.unique(np.concatenate([one.rows[:, 0] for one in found]))
         own[rows] = feature_neighbours(vectors[rows], vectors, 1, itself=rows).nearest
     return found[0], found[1], own
+
+
+def _aligned(images: Pixels, references: npt.NDArray[np.float32]) -> Neighbours:
+    """Return the neighbours of images among normalised references, some images at a time."""
+    parts = [
+        aligned_neighbours(normalised(images[start : start + QUERIES]), references, NEIGHBOURS)
+        for start in range(0, len(images), QUERIES)
+    ]
+    return Neighbours(np.concatenate([p.distance for p in parts]), np.concatenate([p.rows for p in parts]))
 
 
 def _listing(
@@ -209,7 +219,7 @@ def _closest(
     ]  # fmt: skip
 
 
-def _identical(images: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+def _identical(images: Pixels, others: Pixels) -> npt.NDArray[np.bool_]:
     """Return (N,): has another image the same pixels, bit by bit? Only of the same size."""
     known = {hashlib.sha256(np.ascontiguousarray(one).data).digest() for one in others}
     return np.array([hashlib.sha256(np.ascontiguousarray(one).data).digest() in known for one in images])

@@ -35,7 +35,7 @@ from cxr.metric.frechet import distance, frechet_distance, resampled_moments
 from cxr.metric.inception_score import inception_score, resampled_inception_scores
 from cxr.metric.kid import kid, mmd2_of_all
 from cxr.metric.prdc import Neighbours, neighbours_of_halves
-from cxr.metric.resample import Resamples, draw_patients
+from cxr.metric.resample import Resamples, draw_small
 
 __all__ = [
     "INTERVAL",
@@ -77,7 +77,7 @@ class Answers:
 
     def resamples(self, n_resamples: int, seed: int) -> Resamples:
         """Draw its patients."""
-        return draw_patients(self.patients, n_resamples=n_resamples, seed=seed)
+        return draw_small(self.patients, n_resamples=n_resamples, seed=seed)
 
 
 def inception_records(
@@ -199,9 +199,8 @@ def neighbour_records(
     records = {}
     for name, value, sides in zip(NEIGHBOURS, _means(found), beside, strict=True):
         values, drawn = getattr(found, name), streams[1 if name in ("precision", "density") else 0]
-        sums = np.bincount(drawn.groups, values, minlength=drawn.n_patients)
-        sizes = np.bincount(drawn.groups, minlength=drawn.n_patients)
-        low, high = percentiles((drawn.weights @ sums) / (drawn.weights @ sizes))
+        sums = np.bincount(drawn.groups, values, minlength=drawn.n_patients).astype(np.float64)
+        low, high = percentiles(drawn.totals(sums) / drawn.totals(drawn.images))
         records[name] = {
             "value": value,
             "low": low,
@@ -222,7 +221,7 @@ def _streams(
 ) -> tuple[Resamples, Resamples]:
     """Draw the real images by patient and, independently, the synthetic ones singly."""
     real, made = (
-        draw_patients(one, n_resamples=n_resamples, seed=seed_of(seed, stream))
+        draw_small(one, n_resamples=n_resamples, seed=seed_of(seed, stream))
         for stream, one in enumerate((patients, [None] * n_synthetic))
     )
     return real, made

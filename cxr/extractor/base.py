@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from cxr.data.picked import Picked
 from cxr.errors import UserError
 
 __all__ = ["Answer", "Extractor", "extract", "state_sha256"]
@@ -53,7 +54,7 @@ class Extractor(ABC):
 
 def extract(
     extractor: Extractor,
-    images: npt.NDArray[np.uint8] | Tensor,
+    images: npt.NDArray[np.uint8] | Picked | Tensor,
     *,
     batch: int,
     device: torch.device | str,
@@ -73,7 +74,8 @@ def extract(
         raise ValueError(f"{len(images)} images in batches of {batch}")
     if extractor.network is not None:
         extractor.network.to(device).eval()
-    parts: list[tuple[Tensor, Tensor | None]] = []
+    found: Floats | None = None
+    answered: Floats | None = None
     # float32 throughout, as the CPU: TF32 keeps 10 bits of a product; a trainer's autocast must not reach here
     exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     with torch.inference_mode(), torch.autocast(torch.device(device).type, enabled=False), exact:
@@ -85,15 +87,24 @@ def extract(
             n = len(pixels)
             filled = torch.cat([pixels, pixels.new_zeros((batch - n, *pixels.shape[1:]))])
             features, logits = extractor.answer(filled.unsqueeze(1).to(device))
-            parts.append((features[:n].float().cpu(), None if logits is None else logits[:n].float().cpu()))
+            # written where they stay: a list of batches would be held twice when it is joined
+            found = _kept(found, features[:n], start, len(images))
+            answered = None if logits is None else _kept(answered, logits[:n], start, len(images))
             if advance is not None:
                 advance(n)
-    found = torch.cat([f for f, _ in parts]).numpy()
-    if found.ndim != 2 or not np.isfinite(found).all():
-        raise UserError(f"extractor {extractor.name}: expected finite features (N, d), got shape {found.shape} or values "
+    shape = None if found is None else found.shape
+    if found is None or found.ndim != 2 or not np.isfinite(found).all():
+        raise UserError(f"extractor {extractor.name}: expected finite features (N, d), got shape {shape} or values "
                         "that are not finite; look at its weights, or set extractor=… to another")  # fmt: skip
-    answered = [one for _, one in parts if one is not None]
-    return Answer(found, torch.cat(answered).numpy() if answered else None)
+    return Answer(found, answered)
+
+
+def _kept(held: Floats | None, batch: Tensor, start: int, n: int) -> Floats:
+    """Write a batch's answers (B, …) into those of n images, from image `start` on; made at the first batch."""
+    if held is None:
+        held = np.full((n, *batch.shape[1:]), np.nan, np.float32)  # what no batch answers is refused
+    held[start : start + len(batch)] = batch.float().cpu().numpy()
+    return held
 
 
 def state_sha256(network: nn.Module) -> str:

@@ -11,6 +11,9 @@ of the central 58 × 58 px of one image with equal windows of the other. Flips a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any, Protocol
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -49,9 +52,20 @@ _WINDOWS = np.array(
 )
 
 
-def normalised(images: npt.NDArray[np.uint8]) -> Floats:
+class Images(Protocol):
+    """(N, S, S) uint8 that is read an image at a time: an array, a memory-map, a `cxr.data.picked.Picked`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+def normalised(images: Images) -> Floats:
     """Return (N, 64, 64) float32 of images (N, S, S) uint8: small, smooth, local mean and SD taken off."""
-    if images.dtype != np.uint8 or images.ndim != 3:
+    if images.dtype != np.uint8 or len(images.shape) != 3:
         raise ValueError(f"expected uint8 (N, S, S), got {images.dtype} {images.shape}")
     found = np.empty((len(images), SIZE_PX, SIZE_PX), np.float32)
     for row, image in enumerate(images):

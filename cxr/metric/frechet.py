@@ -30,7 +30,7 @@ from cxr.metric.root_trace import root_trace, root_traces
 __all__ = ["Moments", "distance", "frechet_distance", "moments", "resampled_moments"]
 
 _BLOCK = 2048  # images whose float64 copy is held at once: 32 MB of 2,048 features
-_PRODUCTS = 2**21  # of two features of an image, held at once: 16 MB
+_PRODUCTS = 2**21  # of two features of an image, or weights of it, held at once: 16 MB
 _MANY = 4  # images for each feature, from where a triangle costs less memory than it costs time
 
 Floats = npt.NDArray[np.float64]
@@ -73,7 +73,7 @@ def resampled_moments(features: npt.ArrayLike, resamples: Resamples) -> Moments:
     _refuse_infinite(origin)
     drawn = np.zeros((len(resamples.weights), 1 + d + d * d))
     order = np.argsort(resamples.groups, kind="stable")  # so that a block holds few patients' parts
-    step = max(1, _PRODUCTS // (d * d))
+    step = max(1, _PRODUCTS // max(d * d, len(drawn)))
     for start in range(0, len(x), step):
         rows = order[start : start + step]
         groups = resamples.groups[rows]
@@ -83,7 +83,9 @@ def resampled_moments(features: npt.ArrayLike, resamples: Resamples) -> Moments:
         products = (centred[:, :, None] * centred[:, None, :]).reshape(len(rows), d * d)
         columns = np.concatenate([np.ones((len(rows), 1)), centred, products], axis=1)
         starts = np.flatnonzero(np.diff(groups, prepend=-1))
-        drawn += resamples.weights[:, groups[starts]] @ np.add.reduceat(columns, starts, axis=0)
+        drawn += resamples.weights[:, groups[starts]].astype(np.float64) @ np.add.reduceat(
+            columns, starts, axis=0
+        )
     n, first, second = drawn[:, 0], drawn[:, 1 : 1 + d], drawn[:, 1 + d :].reshape(-1, d, d)
     n = np.where(n < 2, np.nan, n)
     mean = first / n[:, None]

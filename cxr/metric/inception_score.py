@@ -62,7 +62,7 @@ def resampled_inception_scores(
     for start in range(0, len(found), step):
         some = resamples.weights[start : start + step]
         found[start : start + step] = np.mean(
-            [_scores(p[part], some[:, resamples.groups[part]]) for part in parts], axis=0
+            [_scores(p[part], some[:, resamples.groups[part]].astype(np.float64)) for part in parts], axis=0
         )
     return found
 

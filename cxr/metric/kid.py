@@ -124,7 +124,7 @@ def mmd2_of_all(
         _resampled(sums[1 : 1 + r], one, features)
         for sums, one, features in zip((of_x, of_y), drawn, (x, y), strict=True)
     ]
-    counts = [one.weights @ _images_of(one) for one in drawn]
+    counts = [one.totals(one.images) for one in drawn]
     with np.errstate(invalid="ignore", divide="ignore"):
         resampled = within[0] + within[1] - 2.0 * both[1 : 1 + r] / (counts[0] * counts[1])
     n, m = len(x), len(y)
@@ -141,24 +141,18 @@ def _resampled(total: Floats, drawn: Resamples, x: Features) -> Floats:
 
     These count a pair within a patient drawn w times w² times; of those, w are pairs of one draw.
     """
-    w, sizes = drawn.weights, _images_of(drawn)
+    sizes = drawn.images
     several = np.flatnonzero(sizes > 1)
     order = np.argsort(drawn.groups, kind="stable")
     ends = np.cumsum(sizes).astype(np.int64)
-    own = np.array([
-        sums_within(x[order[ends[p] - int(sizes[p]) : ends[p]]], _everyone)[0]
-        for p in several
-    ])  # fmt: skip
-    times = w[:, several]
-    total = total - (times**2 - times) @ own
-    count = (w @ sizes) ** 2 - w**2 @ sizes**2 + w @ (sizes * (sizes - 1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(total / np.where(count > 0, count, np.nan))
-
-
-def _images_of(drawn: Resamples) -> Floats:
-    """Return how many images each patient has, (P,)."""
-    return np.bincount(drawn.groups, minlength=drawn.n_patients).astype(np.float64)
+    own = np.array([sums_within(x[order[ends[p] - int(sizes[p]) : ends[p]]], _everyone)[0] for p in several])
+    found = np.empty(len(total))
+    for part, w in drawn.blocks():
+        times = w[:, several]
+        count = (w @ sizes) ** 2 - w**2 @ sizes**2 + w @ (sizes * (sizes - 1))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found[part] = (total[part] - (times**2 - times) @ own) / np.where(count > 0, count, np.nan)
+    return found
 
 
 def _by_image(drawn: Resamples) -> Weights:

@@ -10,6 +10,8 @@ from sklearn.neighbors import NearestNeighbors
 
 __all__ = ["Neighbours", "feature_neighbours", "relative_distance"]
 
+_QUERIES = 1024  # whose differences from their neighbours are held at once
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -43,8 +45,23 @@ def feature_neighbours(
     k = min(k, len(references) - own)
     if k < 1 or len(queries) == 0:
         raise ValueError(f"{len(queries)} queries, {len(references)} references")
-    search = NearestNeighbors(n_neighbors=k + own, algorithm="brute").fit(references.astype(np.float64))
-    found = search.kneighbors(queries.astype(np.float64), return_distance=False)
+    # scikit-learn takes float32 as it is, and float64 of a part of it
+    search = NearestNeighbors(n_neighbors=k + own, algorithm="brute").fit(references)
+    parts = [
+        _exact(search, queries[part], references, k, None if itself is None else itself[part])
+        for part in (slice(start, start + _QUERIES) for start in range(0, len(queries), _QUERIES))
+    ]
+    return Neighbours(np.concatenate([p.distance for p in parts]), np.concatenate([p.rows for p in parts]))
+
+
+def _exact(
+    search: NearestNeighbors,
+    queries: npt.NDArray[np.floating],
+    references: npt.NDArray[np.floating],
+    k: int,
+    itself: Ints | None,
+) -> Neighbours:
+    found = search.kneighbors(queries, return_distance=False)
     # sklearn expands |a - b|² for speed, which leaves some 1e-6 of |a| where a = b
     exact = np.empty(found.shape)
     for column in range(found.shape[1]):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Answers", "Resamples", "draw_patients", "effective_patients", "patients_bearing"]
+__all__ = ["Answers", "Resamples", "draw_patients", "draw_small", "effective_patients", "patients_bearing"]
+
+_WEIGHTS = 2**21  # of patients in resamples, float64 at once
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -16,16 +19,36 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Resamples:
-    """Which patient each image belongs to, (N,) in [0, P), and how often each resample drew it, (R, P)."""
+    """Which patient each image belongs to, (N,) in [0, P), and how often each resample drew it, (R, P).
+
+    `weights` are float64, or bytes where drawn by `draw_small`: those are for `blocks` only, since their products and
+    squares wrap around.
+    """
 
     groups: Ints
-    weights: Floats
+    weights: npt.NDArray[Any]
     seed: int
 
     @property
     def n_patients(self) -> int:
         """How many patients the test images come from."""
         return int(self.weights.shape[1])
+
+    @property
+    def images(self) -> Floats:
+        """How many images each patient has, (P,)."""
+        return np.bincount(self.groups, minlength=self.n_patients).astype(np.float64)
+
+    def blocks(self) -> Iterator[tuple[slice, Floats]]:
+        """Yield some resamples at a time: which, and their weights (r, P), 16 MB of float64."""
+        step = max(1, _WEIGHTS // self.n_patients)
+        for start in range(0, len(self.weights), step):
+            part = slice(start, start + step)
+            yield part, self.weights[part].astype(np.float64)
+
+    def totals(self, values: Floats) -> Floats:
+        """Return the sum (R,) in each resample of a value of each patient (P,)."""
+        return np.concatenate([weights @ values for _, weights in self.blocks()])
 
 
 @dataclass(frozen=True)
@@ -50,6 +73,20 @@ def draw_patients(
 
     `fold`: its number in a cross-validation; each fold has a draw of its own.
     """
+    return _drawn(patients, n_resamples, seed, [seed] if fold is None else [seed, 3, fold], np.float64)
+
+
+def draw_small(patients: Sequence[str | None], *, n_resamples: int, seed: int) -> Resamples:
+    """Draw as `draw_patients` does, with a byte for each weight: for many images that are patients of their own.
+
+    Of P patients some one is drawn more than 255 times in P draws with a probability below P / 256! (0 where P < 256).
+    """
+    return _drawn(patients, n_resamples, seed, [seed], np.uint8)
+
+
+def _drawn(
+    patients: Sequence[str | None], n_resamples: int, seed: int, stream: list[int], dtype: type[np.generic]
+) -> Resamples:
     if len(patients) == 0 or n_resamples < 1:
         raise ValueError("needs at least one image and one resample")
     known = sorted(
@@ -63,8 +100,8 @@ def draw_patients(
             groups[i] = position[patient]
         else:
             groups[i], n_groups = n_groups, n_groups + 1
-    rng = np.random.default_rng(seed if fold is None else [seed, 3, fold])
-    weights = np.empty((n_resamples, n_groups))
+    rng = np.random.default_rng(stream[0] if len(stream) == 1 else stream)
+    weights = np.empty((n_resamples, n_groups), dtype)
     for r in range(n_resamples):
         weights[r] = np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups)
     return Resamples(groups, weights, seed)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from cxr.config import build
 from cxr.data.index import labels
+from cxr.data.picked import Picked
 from cxr.data.synthetic import SyntheticSet, check_leak, load_synthetic, resized, set_folder, synthetic_labels
 from cxr.errors import UserError
 from cxr.evaluation.diversity import diversity_record
@@ -98,7 +98,7 @@ def judge(
         "synthetic": class_counts(made_labels, prepared.classes),
     }
     diversity = diversity_record(
-        (prepared.cached.images[rows], np.nan_to_num(labels(index)).argmax(axis=1)),
+        (Picked([prepared.cached.images], rows), np.nan_to_num(labels(index)).argmax(axis=1)),
         (_at_size(sets, prepared), made_labels.argmax(axis=1)),
         n_pairs=DIVERSITY_PAIRS, seed=settings["seed"],
     )  # fmt: skip
@@ -213,17 +213,17 @@ def _answers(
     device: torch.device,
 ) -> tuple[Answer, Answer]:
     """Return what the extractor says of the real images (kept in `cache`) and of the synthetic ones."""
-    images = prepared.cached.images
+    images = Picked([prepared.cached.images], rows)
     made = _at_size(sets, prepared)
     with _progress(len(rows) + len(made)) as advance:
-        real = cached_answer(by, images[rows], folder=cache, batch=batch, device=device, advance=advance)
+        real = cached_answer(by, images, folder=cache, batch=batch, device=device, advance=advance)
         return real, extract(by, made, batch=batch, device=device, advance=advance)
 
 
-def _at_size(sets: list[SyntheticSet], prepared: Prepared) -> npt.NDArray[np.uint8]:
+def _at_size(sets: list[SyntheticSet], prepared: Prepared) -> Picked:
     """Return the images of the sets, one after the other, at the size of the real ones."""
     size_px = int(prepared.cached.images.shape[1])
-    return np.concatenate([resized(one, size_px).images for one in sets])
+    return Picked([resized(one, size_px).images for one in sets])
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cxr.data.picked import Picked
 from cxr.data.synthetic import SyntheticSet
 from cxr.evaluation.collection import Collection
 from cxr.evaluation.memorisation import memorisation
@@ -35,7 +36,7 @@ def memorise(
     prepared: Prepared,
     held_out: Rows,
     sets: Sequence[SyntheticSet],
-    made: tuple[npt.NDArray[np.uint8], Answer],
+    made: tuple[Picked, Answer],
     held_out_answer: Answer,
     facts: Mapping[str, Any],
     target: Path,
@@ -64,7 +65,9 @@ def memorise(
     seen = seen[~index["content_hash"].iloc[seen].duplicated().to_numpy()]
     n_missing = len(trained) - len(seen)
     learnt = (
-        cached_answer(by, prepared.cached.images[seen], folder=cache, batch=batch, device=device).features
+        cached_answer(
+            by, Picked([prepared.cached.images], seen), folder=cache, batch=batch, device=device
+        ).features
         if len(seen)
         else np.empty((0, made[1].features.shape[1]), np.float32)
     )
@@ -109,4 +112,4 @@ def _real(
     index = prepared.cached.index.iloc[rows]
     patients = [p if isinstance(p, str) and p else None for p in index["patient_id"]]
     ids, hashes = [name(one) for one in index["image_id"]], index["content_hash"].tolist()
-    return Collection(np.asarray(prepared.cached.images[rows]), features, ids, hashes, patients)
+    return Collection(Picked([prepared.cached.images], rows), features, ids, hashes, patients)

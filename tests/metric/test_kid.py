@@ -12,8 +12,10 @@ from torchmetrics.image.kid import poly_mmd
 
 from cxr.errors import UserError
 from cxr.metric import kernel_sums
+from cxr.metric.frechet import resampled_moments
+from cxr.metric.inception_score import resampled_inception_scores
 from cxr.metric.kid import Mmd2s, kernel, kid, mmd2_of_all, subset_size, unbiased_mmd2
-from cxr.metric.resample import Resamples, draw_patients
+from cxr.metric.resample import Resamples, draw_patients, draw_small
 
 
 def test_mmd_by_hand() -> None:
@@ -153,3 +155,23 @@ def test_halves_are_those_of_the_definition_whatever_the_tile(
     np.testing.assert_allclose(tiled.null, [unbiased_mmd2(x[a], x[b]) for a, b, _ in halves], rtol=1e-10)
     np.testing.assert_allclose(tiled.same_n, [unbiased_mmd2(x[a], y[c]) for a, _, c in halves], rtol=1e-10)
     np.testing.assert_allclose(tiled.resampled, whole.resampled, rtol=1e-10)
+
+
+def test_resamples_of_bytes_are_the_same() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 3)), rng.normal(0.4, 1, size=(40, 3))
+    patients = ["a"] * 200 + [None] * 100  # sums beyond a byte
+    whole, small = (
+        tuple(draw(one, n_resamples=30, seed=s) for s, one in enumerate((patients, [None] * 40)))
+        for draw in (draw_patients, draw_small)
+    )
+    assert small[0].weights.dtype == np.uint8
+    np.testing.assert_array_equal(small[0].weights, whole[0].weights)
+    np.testing.assert_array_equal(
+        mmd2_of_all(x, y, small, []).resampled, mmd2_of_all(x, y, whole, []).resampled
+    )
+    moments = [resampled_moments(x, one[0]) for one in (whole, small)]
+    np.testing.assert_array_equal(moments[0].covariance, moments[1].covariance)
+    p = rng.dirichlet([1, 1, 1], 300)
+    scores = [resampled_inception_scores(p, one[0], splits=1, seed=0) for one in (whole, small)]
+    np.testing.assert_array_equal(*scores)
