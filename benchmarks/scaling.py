@@ -2,13 +2,13 @@
 
 Every stage runs in processes of its own on N procedural images of 32 px, PNG files of 1 kB, on one thread.
 Measured: CPU time of the stage, and its peak of private memory: anonymous pages of the stage's whole process tree
-(RssAnon and RssShmem of /proc/PID/status), looked at every 5 ms. Pages of files (the cache's memory-map) belong to the
-page cache, are shared by all processes and given up when something else needs them: they are not counted.
+(RssAnon and RssShmem of /proc/PID/status; of several processes Pss of smaps_rollup), looked at every 5 ms.
+Pages of files (the cache's memory-map) belong to the page cache, are shared by all processes and given up when something
+else needs them: they are not counted.
 
 The slope is the difference between the two largest N, divided by that of N: bytes and seconds an image, without what a
 process costs that does nothing (at the smallest, a validation is smaller than its batch). `stages=cache,loader` runs
-some (each needs those before it once, in the same
-`dir`); `write=true` puts the table into docs/scaling.md.
+some (each needs those before it once, in the same `dir`); `write=true` puts the table into docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -38,11 +39,15 @@ STEPS = 50  # of a training: its memory does not wait for more, and its time is 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: what it is, what its N counts, and the command that runs it on N images in the current folder."""
+    """A stage: what it is, what its N counts, and the command that runs it on N images in the current folder.
+
+    `forget`: what an earlier run left that would spare this one its work, as patterns below that folder.
+    """
 
     name: str
     counts: str
     command: Callable[[int], list[str]]
+    forget: tuple[str, ...] = ()
 
 
 def inside(function: str) -> Callable[[int], list[str]]:
@@ -85,6 +90,7 @@ STAGES = [
         "N / 20 real and N synthetic images",
         typed("score", "run=cnn", "synthetic=[gan]", "against=val", "extractor=pixel", "n_resamples=100",
               "n_halves=10", "n_subsets=10", "accelerator=cpu"),
+        forget=("synthetic/gan/scores", "cache/features"),
     ),
     Stage(
         "evaluate.py",
@@ -196,23 +202,38 @@ def _images() -> Any:
 
 
 def private_kib(pid: int) -> int:
-    """Return the private memory of a process and its descendants, in KiB."""
-    total, waiting = 0, [pid]
+    """Return the private memory of a process and its descendants, in KiB.
+
+    A process that has just forked shares all its pages with the child: of each, both have their part (Pss). The system
+    walks all pages for that, so a process that is alone is asked for the sum that it keeps anyway (Rss).
+    """
+    tree, waiting = [], [pid]
     while waiting:
-        one = Path(f"/proc/{waiting.pop()}")
+        tree.append(one := Path(f"/proc/{waiting.pop()}"))
         try:
-            status = (one / "status").read_text()
             for task in (one / "task").iterdir():
                 waiting += map(int, (task / "children").read_text().split())
         except (FileNotFoundError, ProcessLookupError):  # it has just ended
             continue
-        lines = dict(line.split(":", 1) for line in status.splitlines() if line.startswith("Rss"))
-        total += sum(int(lines[key].split()[0]) for key in ("RssAnon", "RssShmem") if key in lines)
-    return total
+    file, keys = (
+        ("status", ("RssAnon", "RssShmem")) if len(tree) == 1 else ("smaps_rollup", ("Pss_Anon", "Pss_Shmem"))
+    )
+    return sum(_kib(one / file, keys) for one in tree)
+
+
+def _kib(file: Path, keys: tuple[str, ...]) -> int:
+    """Return the sum of some lines of a file of /proc, in KiB; 0 of a process that has ended."""
+    try:
+        lines = dict(line.split(":", 1) for line in file.read_text().splitlines() if ":" in line)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(lines[key].split()[0]) for key in keys if key in lines)
 
 
 def measured(stage: Stage, n: int, folder: Path) -> dict[str, float]:
     """Run a stage on N images; return its peak of private memory in bytes and its CPU seconds."""
+    for old in (found for pattern in stage.forget for found in folder.glob(pattern)):
+        shutil.rmtree(old)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {
         **os.environ,

@@ -29,7 +29,7 @@ from cxr.errors import UserError
 
 __all__ = ["Neighbours", "distances", "neighbours", "neighbours_of_halves"]
 
-_ENTRIES = 2**21  # distances, or float64 features, held at once: 16 MB
+_ENTRIES = 2**20  # distances, or float64 features, held at once: 8 MB, and a copy of those between two sets
 
 Floats = npt.NDArray[np.float64]
 Features = npt.NDArray[np.floating]
@@ -123,7 +123,8 @@ def _balls(x: Features, sets: Sequence[Ints], ks: tuple[int, int]) -> list[_Ball
         block = distances(x[part], x)
         for one in found:
             mine, here = one.within(part)
-            near = np.partition(block[np.ix_(here, one.rows)], ks, axis=1)
+            near = block[np.ix_(here, one.rows)]
+            near.partition(ks, axis=1)
             one.precision[mine], one.density[mine] = near[:, ks[0]], near[:, ks[1]]
     return found
 
