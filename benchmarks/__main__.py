@@ -148,9 +148,10 @@ def main() -> None:
     if (unknown := set(asked) - {"only", "write"}) or asked.get("write", "false") not in ("true", "false"):
         sys.exit(f"benchmarks: {' '.join(sorted(unknown)) or 'write'}: expected only=E1,D and write=true")
     only, write = asked.get("only", ""), asked.get("write") == "true"
-    wanted = {
-        word[0].upper(): "" if len(word) == 1 else only.upper() for word in filter(None, only.split(","))
-    }
+    words = [
+        word[0].upper() + word[1:].lower() for word in filter(None, only.split(","))
+    ]  # E4b, as lines are called
+    wanted = {word[0]: "" if word[0] in words else ",".join(words) for word in words}
     if write and wanted:
         sys.exit("benchmarks: the page holds one run of every line; give write=true without only=…")
     if strange := set(wanted) - set(LETTERS):

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 __all__ = ["FEWEST", "auprc", "auroc", "ranked_areas", "roc_points"]
 
 FEWEST = 2  # images of either kind that a ranking needs
-_CHUNK = 2_000_000  # weights held at once (resamples × images), 16 MB
+_CHUNK = 2_000_000  # resamples × images, at most, in a table held at once: 16 MB
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -49,27 +50,43 @@ def roc_points(target: npt.ArrayLike, score: npt.ArrayLike) -> tuple[Floats, Flo
 
 
 def ranked_areas(y: Bools, score: Floats, weights: Floats, groups: Ints) -> tuple[Floats, Floats]:
-    """AUROC and average precision of every resample (R,), from one sort; ties share one threshold."""
+    """AUROC and average precision of every resample (R,), from one sort; ties share one threshold.
+
+    Both change only where there are positives. So images are added up in stretches: each threshold that has a
+    positive, and all images between two of those. A sparse matrix of stretches by patients does it without an
+    (images, resamples) table; its sums are of whole numbers, so exact in any order.
+    """
     n_resamples = weights.shape[0]
     area, precision = np.full(n_resamples, np.nan), np.full(n_resamples, np.nan)
     if not _enough(y):
         return area, precision
     order = np.argsort(-score, kind="stable")
     y, groups = y[order], groups[order]
-    starts = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])
+    ends = np.r_[np.flatnonzero(np.diff(score[order]) != 0) + 1, y.size]
+    starts, hits = np.r_[0, ends[:-1]], np.r_[0, np.cumsum(y)]
+    bearing = np.flatnonzero(hits[ends] > hits[starts])
+    starts, ends = starts[bearing], ends[bearing]
+    between = np.r_[
+        0, np.stack([starts, ends], axis=1).ravel(), y.size
+    ]  # before, threshold, between, threshold, …
+    shape = (between.size - 1, weights.shape[1])
+    of_all = csr_array((np.ones(y.size), groups, between), shape)
+    of_positive = csr_array((np.ones(hits[-1]), groups[y], np.r_[0, hits[ends]]), (bearing.size, shape[1]))
     rows = max(1, _CHUNK // y.size)
     for first in range(0, n_resamples, rows):
-        w = weights[first : first + rows][:, groups]
-        positive = np.add.reduceat(w * y, starts, axis=1)
-        total = np.add.reduceat(w, starts, axis=1)
-        tp, predicted = np.cumsum(positive, axis=1), np.cumsum(total, axis=1)
-        n_positive = tp[:, -1]
-        n_negative = predicted[:, -1] - n_positive
-        above = tp - positive / 2  # positives ranked above each tie group, those inside it counted half
+        w = np.ascontiguousarray(weights[first : first + rows].T)
+        positive, total = of_positive @ w, of_all @ w
+        here = total[1::2].copy()
+        np.cumsum(total, axis=0, out=total)
+        tp, predicted = np.cumsum(positive, axis=0), total[1::2]
+        n_positive = tp[-1]
+        n_negative = total[-1] - n_positive
+        below = (
+            n_negative - (predicted - tp) + (here - positive) / 2
+        )  # negatives ranked below, those of the tie half
         with np.errstate(divide="ignore", invalid="ignore"):
-            a = ((total - positive) * above).sum(1) / (n_positive * n_negative)
-            steps = np.where(positive > 0, positive * tp / predicted, 0.0)
-            b = steps.sum(1) / n_positive
+            a = (positive * below).sum(axis=0) / (n_positive * n_negative)
+            b = np.where(positive > 0, positive * tp / predicted, 0.0).sum(axis=0) / n_positive
         defined = (n_positive > 0) & (n_negative > 0)
         area[first : first + rows] = np.where(defined, a, np.nan)
         precision[first : first + rows] = np.where(defined, b, np.nan)
