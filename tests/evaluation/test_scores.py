@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from cxr.evaluation.scores import score_records
 from cxr.extractor import Answer
+from cxr.metric import frechet, kernel_sums, prdc, resample
 
 SETTINGS = {
     "n_resamples": 40,
@@ -86,3 +88,20 @@ def test_a_collapsed_generator_loses_recall_and_not_precision() -> None:
     assert found["precision"]["value"] == 1.0 and found["recall"]["value"] <= 0.05
     assert found["recall"]["high"] < found["recall"]["null"]["value"]
     assert found["kid"]["low"] > found["kid"]["null"]["high"]
+
+
+def test_memory_grows_with_what_is_kept_of_an_image_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_sums, "_TILE", 256)  # blocks that are full at the fewer images
+    for module, name in ((prdc, "_ENTRIES"), (resample, "_WEIGHTS"), (frechet, "_PRODUCTS")):
+        monkeypatch.setattr(module, name, 2**16)
+    real = answer(100, 8, 0)
+    peaks = []
+    for n in (1000, 2000):
+        made = answer(n, 8, 1)
+        tracemalloc.start()
+        score_records(real, made, [None] * 100, "", SETTINGS)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # 40 resamples are 40 bytes an image; groups, radii and counts are some tens each. A matrix of all with all has 8
+    # bytes for each other image: it grew by 25 MB here
+    assert peaks[1] - peaks[0] < 300 * 1000, peaks
