@@ -27,7 +27,7 @@ from cxr.data.picture import contact_sheet, write_png
 from cxr.data.synthetic import NEAR_FILE, SyntheticSet, load_synthetic, write_synthetic
 from cxr.errors import UserError, did_you_mean
 from cxr.files import file_sha256, read_json, write_json
-from cxr.task.conditional import class_seed
+from cxr.task.by_class import class_seed
 from cxr.task.gan import sample_images
 from cxr.task.version import differing, need
 

@@ -17,9 +17,9 @@ from cxr.data.convert import to_float
 from cxr.errors import UserError
 from cxr.loss.classification import Binary, CrossEntropy, WeightedBCE
 from cxr.task.distributed import over_ranks
-from cxr.task.loss_scale import scaler_of
+from cxr.task.loss_scale import leave_out_spoilt
 from cxr.task.running import MacroAUROC, Mean
-from cxr.task.step_guard import StepGuard, finite_gradients, last_checkpoint, refuse_broken
+from cxr.task.step_guard import StepGuard, last_checkpoint, refuse_broken
 
 __all__ = ["ClassifierTask", "softmax_log_odds"]
 
@@ -174,17 +174,8 @@ class ClassifierTask(lightning.LightningModule):
         return own * self.trainer.world_size / over_ranks(own, self.trainer, "sum").clamp(min=1e-12)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Leave a spoilt step out: an optimiser passes over weights without gradients, whatever kind it is."""
-        if not self.guard.skips:
-            return
-        scaled = scaler_of(self.trainer) is not None  # a scaler looks at gradients itself, and needs them to
-        if not scaled and not finite_gradients(self.network.parameters()):
-            self.guard.spoilt = True
-        if self.guard.spoilt:
-            self.guard.undo()
-            if not scaled:
-                optimizer.zero_grad(set_to_none=True)
-        self.guard.end(self.trainer, step=self.global_step, mend=self._mend())
+        """Leave a spoilt step out."""
+        leave_out_spoilt(optimizer, self.network, self.trainer, self.guard, mend=self._mend())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score a validation batch."""

@@ -6,20 +6,18 @@ What D makes of the classes is a subclass's: `cxr.task.acgan` has it name them, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cxr.errors import UserError
-from cxr.gan.latent import mix_seed
-from cxr.task.gan import GANTask, sample_images
+from cxr.task.by_class import check_classes, check_one_class_each, class_counts, sample_by_class
+from cxr.task.gan import GANTask
 from cxr.task.regulariser import Regulariser
 
-__all__ = ["ConditionalGANTask", "class_seed", "shares"]
+__all__ = ["ConditionalGANTask"]
 
 
 class ConditionalGANTask(GANTask):
@@ -75,17 +73,13 @@ class ConditionalGANTask(GANTask):
             regulariser=regulariser,
         )
         for name, network in (("generator", generator), ("discriminator", discriminator)):
-            found = getattr(network, "n_classes", None)
-            if found is None:
-                raise UserError(
-                    f"gan.{name}: task=acgan and task=projection need networks with classes, got "
-                    f"{type(network).__name__} without; set gan.{name}.n_classes={len(classes)}, gan=covidgan or task=gan"
-                )
-            if found != len(classes):
-                raise UserError(
-                    f"gan.{name}.n_classes: got {found}, expected {len(classes)} ({', '.join(classes)}); "
-                    f"set gan.{name}.n_classes={len(classes)}"
-                )
+            check_classes(
+                network,
+                classes,
+                f"gan.{name}",
+                tasks="task=acgan and task=projection need",
+                instead=f"gan.{name}.n_classes={len(classes)}, gan=covidgan or task=gan",
+            )
         if getattr(discriminator, "head", None) != self.head:
             other = "projection" if self.head == "auxiliary" else "acgan"
             raise UserError(
@@ -104,16 +98,8 @@ class ConditionalGANTask(GANTask):
     def on_fit_start(self) -> None:
         """Refuse images that have no class, or two."""
         super().on_fit_start()
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if data is None:
-            return
-        chosen: npt.NDArray[np.float32] = data.labels[data.parts["train"]][:, self._columns]
-        if bad := int(((chosen == 1).sum(axis=1) != 1).sum()):
-            raise UserError(
-                f"task: a conditional GAN needs exactly one of {', '.join(self.classes)} per image, and {bad} of "
-                f"{len(chosen)} training images have none or several; choose classes that exclude each other: "
-                "set train_classes=[…], or train a GAN per class with task=gan"
-            )
+        if (data := getattr(self.trainer, "datamodule", None)) is not None:
+            check_one_class_each(data, self._columns, self.classes, "a conditional GAN")
 
     def _make(self, n: int) -> tuple[Tensor, Tensor]:
         """Return n images and their classes, all classes being equally probable (not stated; so in Odena et al. 2017)."""
@@ -141,40 +127,12 @@ class ConditionalGANTask(GANTask):
         label_counts: how often each of `label_names` occurs where the images are compared with others; the
         classes share n in these proportions, without it equally. part: see GANTask.
         """
-        first, last = part or (0, n)
-        pieces, before = [], 0
+        counts = zip(self.classes, self.sample_counts(n, label_counts), strict=True)
         with self.trainer.precision_plugin.val_step_context():
-            for label, (name, count) in enumerate(
-                zip(self.classes, self.sample_counts(n, label_counts), strict=True)
-            ):
-                begin, end = (min(max(edge - before, 0), count) for edge in (first, last))
-                before += count
-                pieces.append(
-                    sample_images(
-                        self.sampler, end - begin, seed=class_seed(seed, name), start=start + begin,
-                        block=min(max(count, 1), 64), device=self.device, label=label,
-                    )
-                )  # fmt: skip
-        return torch.cat(pieces)
+            return sample_by_class(
+                self.sampler, list(counts), seed=seed, start=start, part=part, device=self.device
+            )
 
     def sample_counts(self, n: int, label_counts: Sequence[int] | None) -> list[int]:
         """Return how many of n sampled images are of each class, see `sample`."""
-        weights = [1] * len(self.classes)
-        if label_counts is not None and any(label_counts[column] for column in self._columns):
-            weights = [label_counts[column] for column in self._columns]
-        return shares(n, weights)
-
-
-def class_seed(seed: int, name: str) -> int:
-    """Return the seed of a class's latents: with one for all, image i of each class would be made from the same."""
-    return mix_seed(seed, "class", name)
-
-
-def shares(n: int, weights: Sequence[int]) -> list[int]:
-    """Divide n in proportion to non-negative weights, not all zero; what is left over goes by largest remainder."""
-    total = sum(weights)
-    counts = [n * weight // total for weight in weights]
-    order = sorted(range(len(weights)), key=lambda k: (-(n * weights[k] % total), k))
-    for k in order[: n - sum(counts)]:
-        counts[k] += 1
-    return counts
+        return class_counts(n, self._columns, label_counts)

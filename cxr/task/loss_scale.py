@@ -23,7 +23,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from cxr.errors import UserError
 from cxr.task.step_guard import StepGuard, finite_gradients
 
-__all__ = ["bare_step", "end_step", "plain_steps", "scaler_of", "step"]
+__all__ = ["bare_step", "end_step", "leave_out_spoilt", "plain_steps", "scaler_of", "step"]
 
 HOOKS = ("on_before_backward", "on_after_backward", "backward", "on_before_optimizer_step", "optimizer_step")
 _HOOKS_OF_ALL = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
@@ -87,6 +87,25 @@ def end_step(trainer: lightning.Trainer, *, complete: bool) -> None:
             "trainer.precision: gradients overflow 16 bits at every loss scale; expected some that do not: "
             "set trainer.precision=bf16-mixed (or 32-true)"
         )
+
+
+def leave_out_spoilt(
+    optimizer: Optimizer, network: nn.Module, trainer: lightning.Trainer, guard: StepGuard, *, mend: str
+) -> None:
+    """Leave a spoilt step out before Lightning makes it: an optimiser passes over weights without gradients, of any kind.
+
+    For tasks of one network, whose steps are Lightning's own (`on_before_optimizer_step`).
+    """
+    if not guard.skips:
+        return
+    scaled = scaler_of(trainer) is not None  # a scaler looks at gradients itself, and needs them to
+    if not scaled and not finite_gradients(network.parameters()):
+        guard.spoilt = True
+    if guard.spoilt:
+        guard.undo()
+        if not scaled:
+            optimizer.zero_grad(set_to_none=True)
+    guard.end(trainer, step=trainer.global_step, mend=mend)
 
 
 def plain_steps(trainer: lightning.Trainer, task: lightning.LightningModule) -> bool:

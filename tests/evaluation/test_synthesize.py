@@ -18,7 +18,7 @@ from cxr.evaluation.synthesize import TrainedGenerator, curated, load_generators
 from cxr.files import file_sha256
 from cxr.gan.covidgan import Generator as ConditionalGenerator
 from cxr.gan.talukdar import Generator
-from cxr.task.conditional import class_seed
+from cxr.task.by_class import class_seed
 
 
 def tiny_generator(seed: int) -> Generator:

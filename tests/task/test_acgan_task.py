@@ -20,7 +20,7 @@ from cxr.errors import UserError
 from cxr.gan.covidgan import Discriminator, Generator
 from cxr.loss.gan import class_cross_entropy, discriminator_bce, generator_bce
 from cxr.task.acgan import ACGANTask
-from cxr.task.conditional import class_seed, shares
+from cxr.task.by_class import class_seed, shares
 from cxr.task.gan import GANTask, sample_images
 
 Fit = Callable[..., ACGANTask]
