@@ -83,11 +83,14 @@ def gan_uses_its_own_accumulation(config: Config) -> str | None:
 
 def clipping_needs_unscaled_gradients(config: Config) -> str | None:
     """A fused optimiser divides the loss scale out inside its step, too late for Lightning to clip."""
-    trainer, optimizer = config.get("trainer") or {}, config.get("optimizer") or {}
+    trainer = config.get("trainer") or {}
     if kind(config, "task").endswith("GANTask") or trainer.get("precision") != "16-mixed":
         return None
+    where = "optimizer" if config.get("optimizer") else "task.optimizer"
+    optimizer = config.get("optimizer") or (config.get("task") or {}).get("optimizer") or {}
     if trainer.get("gradient_clip_val") is not None and optimizer.get("fused"):
-        return "optimizer.fused: a fused optimiser cannot clip with trainer.precision=16-mixed; set optimizer.fused=false"
+        return (f"{where}.fused: a fused optimiser cannot clip with trainer.precision=16-mixed; "
+                f"set {where}.fused=false")  # fmt: skip
     return None
 
 

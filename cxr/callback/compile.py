@@ -26,7 +26,9 @@ class CompileNetworks(Callback):
         check_compiler(trainer.strategy.root_device)
         for name in NETWORKS:
             if (network := getattr(pl_module, name, None)) is not None:
-                network.compile()
+                getattr(
+                    network, "denoiser", network
+                ).compile()  # a diffusion model trains that, and samples by it
 
 
 def check_compiler(device: torch.device) -> None:

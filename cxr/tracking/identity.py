@@ -34,7 +34,8 @@ LONGEST_TAG = 64  # characters, W&B's limit
 
 def job_type(config: Mapping[str, Any]) -> JobType:
     """Return the kind of a training."""
-    return "gan" if "GAN" in str(config["task"]["_target_"]).rpartition(".")[2] else "classifier"
+    name = str(config["task"]["_target_"]).rpartition(".")[2]
+    return "gan" if "GAN" in name or name == "DiffusionTask" else "classifier"
 
 
 def describe_model(config: Mapping[str, Any]) -> str | None:

@@ -92,7 +92,7 @@ def train(
     **trainer: Any,
 ) -> lightning.LightningModule:
     """Train into `run_dir` as train.py does; return the task."""
-    gan = task is None or isinstance(task, GANTask)
+    gan = task is None or hasattr(task, "sampler")
     watchers: list[lightning.Callback] = [
         CheckpointFiles(monitor=monitor, mode="min", every_n_epochs=1, every_n_minutes=None),
         StepSeed(seed=0),
