@@ -30,10 +30,12 @@ from cxr.callback.step_seed import StepSeed
 from cxr.classifier.base import Classifier
 from cxr.data.module import CXRDataModule
 from cxr.gan import acrnet, covidgan, talukdar
+from cxr.gan import diffusion as edm
 from cxr.loss.classification import BCE, CrossEntropy
 from cxr.loss.gan import class_cross_entropy, discriminator_bce, generator_bce
 from cxr.task.acgan import ACGANTask
 from cxr.task.classifier import ClassifierTask
+from cxr.task.diffusion import DiffusionTask
 from cxr.task.gan import GANTask
 from cxr.task.sync_norm import SyncedBatchNorms
 
@@ -92,6 +94,17 @@ def acgan() -> ACGANTask:
         loss_class=class_cross_entropy, class_weight=1.0, optimizer_g=SGD, optimizer_d=SGD,
         clip_grad_norm=None, accumulate=1, ema_half_life_images=None, ema_rampup=None, channels_last=True,
         classes=["A", "B"], label_names=["A", "B"], seed=0,
+    )  # fmt: skip
+
+
+def diffusion() -> DiffusionTask:
+    generator = edm.Generator(
+        n_classes=2, image_size_px=16, channels=1, patch=2, widths=[8, 8], n_blocks=1, embedding_dim=8,
+        sigma_data=0.5, sigma_min=0.002, sigma_max=80.0, rho=7.0, n_steps=2, seed=0,
+    )  # fmt: skip
+    return DiffusionTask(
+        generator=generator, optimizer=SGD, p_mean=-0.5, p_std=1.2, ema_half_life_images=50, ema_rampup=0.5,
+        channels_last=True, classes=["A", "B"], label_names=["A", "B"], seed=0,
     )  # fmt: skip
 
 
@@ -157,7 +170,7 @@ class Note(Callback):
             pl_module.generator.register_forward_pre_hook(look)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
-        if isinstance(pl_module, GANTask):
+        if isinstance(pl_module, GANTask | DiffusionTask):
             self.steps.append({k: float(v) for k, v in trainer.callback_metrics.items()})
         else:  # its mean over processes is the loss
             self.steps.append({"loss": float(outputs["loss"])})
@@ -183,7 +196,7 @@ def run(
     digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in state.values())).hexdigest()
     weights = {k: v.double().flatten()[:50].tolist() for k, v in state.items()}
     scores = {k: float(v) for k, v in trainer.callback_metrics.items()}
-    counts = [task.g_steps, task.images_seen] if isinstance(task, GANTask) else []
+    counts = [task.g_steps, task.images_seen] if isinstance(task, GANTask | DiffusionTask) else []
     return {"steps": note.steps, "inputs": note.inputs, "digest": digest, "weights": weights, "scores": scores,
             "counts": [*counts, task.guard.skipped], "global_step": trainer.global_step}  # fmt: skip
 
@@ -207,6 +220,7 @@ CASES: dict[str, Callable[[int], Notes]] = {
     "gan-norm": lambda d: run(norm_gan(), data(40), d, sync=True),
     "gan-own-norms": lambda d: run(norm_gan(), data(44), d, epochs=2),
     "acgan": lambda d: run(acgan(), data(40), d, sync=True),
+    "diffusion": lambda d: run(diffusion(), data(44), d, accumulate_grad_batches=2, gradient_clip_val=0.05),
     "gan-half": lambda d: run(gan(accumulate=2, clip_grad_norm=0.05), data(48), d, half=True),
     "gan-bf16": lambda d: run(gan(), data(40), d, precision="bf16-mixed"),
     "classifier-norm": lambda d: run(

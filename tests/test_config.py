@@ -344,6 +344,18 @@ RULE_CASES: list[tuple[rules.Rule, dict[str, Any], dict[str, Any], str]] = [
         "set optimizer.fused=false",
     ),
     (
+        trainer_rules.clipping_needs_unscaled_gradients,
+        {
+            "trainer": {"precision": "16-mixed", "gradient_clip_val": 1.0},
+            "task": {"optimizer": {"fused": True}},
+        },
+        {
+            "trainer": {"precision": "16-mixed", "gradient_clip_val": 1.0},
+            "task": {**GAN, "optimizer_g": {"fused": True}},
+        },
+        "set task.optimizer.fused=false",
+    ),
+    (
         trainer_rules.feature_views,
         {"features": 4, "classifier": {"frozen": False}, "augment": {"_target_": "x.AlbumentationsRecipe"}},
         {
