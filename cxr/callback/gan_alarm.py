@@ -122,6 +122,11 @@ class GANAlarm(Callback):
                 "callback.gan_alarm.collapse: needs pairs of images, and callback.generative_score.n_pairs is null; "
                 "set callback.generative_score.n_pairs=100 or callback.gan_alarm.collapse=off"
             )
+        if self.actions["overfit"] != "off" and not hasattr(pl_module, "judge_images"):
+            raise UserError(
+                "callback.gan_alarm.overfit: asks the discriminator, and this task has none; "
+                "set callback.gan_alarm.overfit=off"
+            )
         parts = cast(Any, trainer).datamodule.parts
         for name in ("train", "val"):
             rows = np.sort(np.asarray(parts[name], np.int64))

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback
 
 from cxr.callback.atomic_checkpoint import load_checkpoint
 from cxr.callback.checkpoints import CheckpointFiles
+from cxr.callback.gan_alarm import GANAlarm
 from cxr.data.module import CXRDataModule
 from cxr.errors import UserError
 from cxr.evaluation.synthesize import load_generators
@@ -250,6 +251,15 @@ def test_what_does_not_fit_names_the_override(
         tiny_task(p_std=0.0)
     with pytest.raises(UserError, match=r"20 of 40 training images.*train_classes="):
         fit(tmp_path, max_epochs=1, task=tiny_task(), data=tiny_data(columns=(0, 1)))
+
+
+def test_an_alarm_that_asks_a_discriminator_is_refused(fit: Fit, tmp_path: Path) -> None:
+    alarm = GANAlarm(
+        collapse="warn", collapse_scores=1, overfit="warn", max_overfit=0.8, overfit_scores=1, n_images=4,
+        no_gain="off", monitor="kid_*/val", mode="min", min_delta=0.0, no_gain_scores=1, seed=0,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"set callback\.gan_alarm\.overfit=off"):
+        fit(tmp_path, max_epochs=1, task=tiny_task(), data=tiny_data(), callbacks=[alarm])
 
 
 def test_wandb_takes_it_for_a_gan() -> None:
