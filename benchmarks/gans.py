@@ -62,7 +62,11 @@ def told(counts: dict[str, int]) -> str:
 
 def gan(name: str, seed: int, *words: str) -> Command:
     """Return the training of a GAN; nothing is scored meanwhile, so that all of its time is training."""
-    quiet = ("callback.generative_score=null", "callback.sample_grid=null", "callback.checkpoints.monitor=null")
+    quiet = (
+        "callback.generative_score=null",
+        "callback.sample_grid=null",
+        "callback.checkpoints.monitor=null",
+    )
     return Command(name, ("train.py", *words, f"name={name}", f"seed={seed}", *quiet))
 
 
@@ -74,11 +78,19 @@ def equal_time(data: str) -> Iterator[Command]:
     for seed in SEEDS:
         for label, experiment in (("PNEUMONIA", "talukdar/gan"), ("NORMAL", "talukdar/gan_normal")):
             share = N_TRAIN[label] / total  # the time of one conditional GAN, divided as the images are
-            yield gan(f"talukdar-{label}-{seed}", seed, f"experiment={experiment}", from_data, _minutes(MINUTES * share))
+            yield gan(
+                f"talukdar-{label}-{seed}",
+                seed,
+                f"experiment={experiment}",
+                from_data,
+                _minutes(MINUTES * share),
+            )
         yield gan(f"covidgan-{seed}", seed, *SPLIT, from_data, "task=acgan", "gan=covidgan", *square,
                   "loader.batch_size=64", _minutes(MINUTES))  # fmt: skip
         yield gan(f"strong-{seed}", seed, "experiment=strong/pneumonia", from_data, _minutes(MINUTES))
-        yield gan(f"diffusion-{seed}", seed, "experiment=strong/diffusion_pneumonia", from_data, _minutes(MINUTES))
+        yield gan(
+            f"diffusion-{seed}", seed, "experiment=strong/diffusion_pneumonia", from_data, _minutes(MINUTES)
+        )
 
 
 def fewer_images(data: str) -> Iterator[Command]:
@@ -97,7 +109,9 @@ def sets() -> Iterator[Command]:
     runs += [f"talukdar-{label}-{seed}" for label in N_TRAIN for seed in SEEDS]
     runs += [f"strong-n{n}-{seed}" for n in LOW for seed in SEEDS]
     for run in runs:
-        yield Command(f"set-{run}", ("generate.py", f"run={run}", f"n={N_MADE}", "unfinished=allow", "review=false"))
+        yield Command(
+            f"set-{run}", ("generate.py", f"run={run}", f"n={N_MADE}", "unfinished=allow", "review=false")
+        )
 
 
 def cnn(name: str, seed: int, n_images: int, data: str, *words: str) -> Command:
@@ -134,7 +148,9 @@ def classifiers(data: str) -> Iterator[Command]:
                       f"mix.counts={told(added)}")  # fmt: skip
         for n in LOW:
             limit = f"mix.limit={told(limits(n))}"
-            twice = {name: 2 * count for name, count in limits(n).items()}  # two synthetic images for a real one
+            twice = {
+                name: 2 * count for name, count in limits(n).items()
+            }  # two synthetic images for a real one
             for arm, words in (
                 ("real_only", ("mix=real_only",)),
                 ("duplicate_real", ("mix=duplicate_real", f"mix.counts={told(twice)}")),
@@ -159,11 +175,16 @@ def run(commands: Sequence[Command], work: Path) -> bool:
         began = time.time()
         with (work / "logs" / f"{command.name}.txt").open("w", encoding="utf-8") as log:
             words = [sys.executable, str(ROOT / command.words[0]), *command.words[1:]]
-            code = subprocess.run(words, cwd=work, env={**os.environ, **ONE_THREAD}, stdout=log, stderr=log).returncode
+            code = subprocess.run(
+                words, cwd=work, env={**os.environ, **ONE_THREAD}, stdout=log, stderr=log
+            ).returncode
         if code == 0:
             facts = {"command": list(command.words), "wall_s": round(time.time() - began, 1)}
             (work / "done" / f"{command.name}.json").write_text(json.dumps(facts), encoding="utf-8")
-        print(f"{time.strftime('%H:%M:%S')} {command.name}: {'done' if code == 0 else f'exit code {code}'}", flush=True)
+        print(
+            f"{time.strftime('%H:%M:%S')} {command.name}: {'done' if code == 0 else f'exit code {code}'}",
+            flush=True,
+        )
         return code == 0
 
     with ThreadPoolExecutor(JOBS) as pool:

@@ -40,7 +40,9 @@ def test_the_minibatch_statistic_by_hand() -> None:
     assert found.shape == (4, 2, 1, 1)
     torch.testing.assert_close(found[:, 1].flatten(), torch.tensor([1.0, 1.0, 1e-4, 1e-4]))
     assert MinibatchStd(group=4)(x[:3])[:, 1].unique().numel() == 1  # three make one group
-    assert MinibatchStd(group=2)(x[:3])[:, 1].flatten().tolist() == pytest.approx([1e-4] * 3)  # no pairs: of one each
+    assert MinibatchStd(group=2)(x[:3])[:, 1].flatten().tolist() == pytest.approx(
+        [1e-4] * 3
+    )  # no pairs: of one each
 
 
 def test_a_projection_by_hand() -> None:
@@ -66,7 +68,9 @@ DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
     "acrnet": lambda **told: acrnet.Discriminator(
         widths=[4, 8], n_batch_norm=1, negative_slope=0.2, **SIDE, **told
     ),
-    "salehinejad": lambda **told: salehinejad.Discriminator(widths=[4, 8], negative_slope=0.2, **SIDE, **told),
+    "salehinejad": lambda **told: salehinejad.Discriminator(
+        widths=[4, 8], negative_slope=0.2, **SIDE, **told
+    ),
 }
 
 
@@ -76,7 +80,9 @@ def test_every_generator_can_be_told_a_class(
 ) -> None:
     generator: Any = GENERATORS[name](n_classes=2)
     z = generator.sample_latent(4, seed=0, start=0)
-    (generator(z, LABELS) * torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))).sum().backward()
+    (
+        generator(z, LABELS) * torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    ).sum().backward()
     step_reaches_every_parameter(generator)
     assert not torch.allclose(generator.eval()(z, LABELS), generator(z, 1 - LABELS))
     plain: Any = GENERATORS[name]()
@@ -102,7 +108,13 @@ def test_every_discriminator_takes_projection_and_minibatch_statistic(
 
 def test_covidgans_other_heads_and_norms(step_reaches_every_parameter: Callable[[nn.Module], None]) -> None:
     generator = covidgan.Generator(
-        n_classes=2, latent_dim=6, latent_std=1.0, embedding_dim=3, widths=[8, 4], conditional_norm=True, **SIDE
+        n_classes=2,
+        latent_dim=6,
+        latent_std=1.0,
+        embedding_dim=3,
+        widths=[8, 4],
+        conditional_norm=True,
+        **SIDE,
     )
     z = generator.sample_latent(4, seed=0, start=0)
     images = generator(z, LABELS)

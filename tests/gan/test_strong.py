@@ -62,8 +62,12 @@ def test_parameter_counts_by_hand() -> None:
 def test_shapes_and_ranges(size_px: int, widths: list[int], down: list[int]) -> None:
     generator = make_generator(image_size_px=size_px, widths=widths)
     images = generator(generator.sample_latent(3, seed=0, start=0), torch.tensor([0, 1, 1]))
-    assert images.shape == (3, 1, size_px, size_px) and images.dtype == torch.float32 and images.abs().max() <= 1
-    assert make_discriminator(image_size_px=size_px, widths=down)(images, torch.tensor([0, 1, 1])).shape == (3,)
+    assert (
+        images.shape == (3, 1, size_px, size_px) and images.dtype == torch.float32 and images.abs().max() <= 1
+    )
+    assert make_discriminator(image_size_px=size_px, widths=down)(images, torch.tensor([0, 1, 1])).shape == (
+        3,
+    )
 
 
 @pytest.mark.parametrize("n_classes", [None, 2])

@@ -66,7 +66,9 @@ def test_other_losses_by_hand() -> None:
     assert generator_critic(fake).item() == pytest.approx(1.0)
     least = discriminator_least_squares(real, fake, real_target=1.0).item()
     assert least == pytest.approx(0.5 * ((1 + 0.25) / 2 + (9 + 1) / 2))
-    assert discriminator_least_squares(real, fake, real_target=0.5).item() == pytest.approx(0.5 * (2.25 / 2 + 5))
+    assert discriminator_least_squares(real, fake, real_target=0.5).item() == pytest.approx(
+        0.5 * (2.25 / 2 + 5)
+    )
     assert generator_least_squares(fake).item() == pytest.approx(0.5 * (16 + 0) / 2)
 
 

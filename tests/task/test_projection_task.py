@@ -83,7 +83,8 @@ def test_resumed_equals_never_stopped(fit: Fit, tmp_path: Path) -> None:
     fit(tmp_path / "resumed", max_epochs=1, task=tiny_task(), data=tiny_data())
     fit(tmp_path / "resumed", max_epochs=3, task=tiny_task(), data=tiny_data(), resume=True)
     one, other = (
-        load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"] for name in ("straight", "resumed")
+        load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"]
+        for name in ("straight", "resumed")
     )
     for key, value in one.items():
         assert torch.equal(value, other[key]), key

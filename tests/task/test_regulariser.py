@@ -40,7 +40,13 @@ def regulariser(**changes: Any) -> Regulariser:
 
 
 def ada(**changes: Any) -> ADA:
-    rest: dict[str, Any] = {"target": 0.6, "ramp_images": 100, "every_steps": 2, "initial_p": 0.5, "max_p": 0.8}
+    rest: dict[str, Any] = {
+        "target": 0.6,
+        "ramp_images": 100,
+        "every_steps": 2,
+        "initial_p": 0.5,
+        "max_p": 0.8,
+    }
     return ADA(**STRENGTHS, **(rest | changes))
 
 
@@ -75,11 +81,15 @@ SWITCHES: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", SWITCHES)
-def test_each_switch_trains_and_changes_the_training(name: str, fit: Fit, make_task: Make, tmp_path: Path) -> None:
+def test_each_switch_trains_and_changes_the_training(
+    name: str, fit: Fit, make_task: Make, tmp_path: Path
+) -> None:
     plain = fit(tmp_path / "plain", max_epochs=1)
     other = fit(tmp_path / "other", max_epochs=1, task=make_task(**SWITCHES[name]()))
     assert other.g_steps == plain.g_steps
-    weights = [torch.cat([p.detach().flatten() for p in t.discriminator.parameters()]) for t in (plain, other)]
+    weights = [
+        torch.cat([p.detach().flatten() for p in t.discriminator.parameters()]) for t in (plain, other)
+    ]
     assert all(w.isfinite().all() for w in weights) and not torch.equal(*weights)
 
 
@@ -95,7 +105,8 @@ def test_all_at_once_killed_and_resumed_equals_never_stopped(
     torch.manual_seed(99)
     fit(tmp_path / "resumed", max_epochs=3, task=task(), resume=True)
     one, other = (
-        load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"] for name in ("straight", "resumed")
+        load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"]
+        for name in ("straight", "resumed")
     )
     assert any("regulariser.augment.p" in key for key in one)
     for key, value in one.items():
@@ -122,7 +133,9 @@ def test_instance_noise_falls_to_nothing_and_is_a_function_of_its_seed() -> None
     stds = [noisy.show(images, seed=1, images_seen=n).std().item() for n in (0, 500, 1000, 5000)]
     assert stds == pytest.approx([0.5, 0.25, 0.0, 0.0], rel=0.05)
     assert torch.equal(noisy.show(images, seed=1, images_seen=0), noisy.show(images, seed=1, images_seen=0))
-    assert not torch.equal(noisy.show(images, seed=1, images_seen=0), noisy.show(images, seed=2, images_seen=0))
+    assert not torch.equal(
+        noisy.show(images, seed=1, images_seen=0), noisy.show(images, seed=2, images_seen=0)
+    )
 
 
 def test_spectral_norm_is_the_largest_singular_value() -> None:
