@@ -62,6 +62,9 @@ def data(n_train: int, n_val: int = 4, **changes: Any) -> CXRDataModule:
     return CXRDataModule(**(settings | changes))
 
 
+IN_CALLS: dict[str, Any] = {}  # what `in_calls` adds to a GAN
+
+
 def gan(**changes: Any) -> GANTask:
     common = {"image_size_px": 16, "channels": 1, "negative_slope": 0.2, "init": "glorot", "seed": 0}
     values: dict[str, Any] = {
@@ -70,6 +73,7 @@ def gan(**changes: Any) -> GANTask:
         "loss_g": generator_bce, "loss_d": functools.partial(discriminator_bce, real_target=1.0),
         "optimizer_g": SGD, "optimizer_d": SGD, "clip_grad_norm": None, "accumulate": 1,
         "ema_half_life_images": 50, "ema_rampup": 0.5, "channels_last": True, "classes": ["A"], "seed": 0,
+        **IN_CALLS,
     }  # fmt: skip
     return GANTask(**(values | changes))
 
@@ -93,7 +97,7 @@ def acgan() -> ACGANTask:
         loss_g=generator_bce, loss_d=functools.partial(discriminator_bce, real_target=1.0),
         loss_class=class_cross_entropy, class_weight=1.0, optimizer_g=SGD, optimizer_d=SGD,
         clip_grad_norm=None, accumulate=1, ema_half_life_images=None, ema_rampup=None, channels_last=True,
-        classes=["A", "B"], label_names=["A", "B"], seed=0,
+        classes=["A", "B"], label_names=["A", "B"], seed=0, **IN_CALLS,
     )  # fmt: skip
 
 
@@ -186,7 +190,8 @@ def run(
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
         plugins.append(MixedPrecision("16-mixed", device="cpu", scaler=scaler))
     trainer = lightning.Trainer(
-        accelerator="cpu", devices=devices, max_epochs=epochs, logger=False, log_every_n_steps=log_every,
+        accelerator="cpu", devices=devices, max_epochs=epochs, logger=False,
+        log_every_n_steps=100 if IN_CALLS else log_every,
         strategy="ddp_find_unused_parameters_true" if devices > 1 else "auto", enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
         num_sanity_val_steps=0, callbacks=[StepSeed(seed=0), note], plugins=plugins, **options,
@@ -251,9 +256,23 @@ CASES: dict[str, Callable[[int], Notes]] = {
 }
 
 
+def in_calls(case: Callable[[int], Notes], devices: int) -> Notes:
+    """Run a case of a GAN with three steps a call, logging nothing between."""
+    IN_CALLS["steps_per_call"] = 3
+    try:
+        return case(devices)
+    finally:
+        IN_CALLS.clear()
+
+
+# Whose weights must be those of one step a call.
+CALLED = ("gan", "gan-accumulate-clip", "gan-norm", "acgan", "gan-half", "gan-skip", "gan-own-norms")
+
+
 def main(out: Path) -> None:
     """Run all cases in this process and in a second one."""
-    for name, case in CASES.items():
+    called = {f"{name} in calls": functools.partial(in_calls, CASES[name]) for name in CALLED}
+    for name, case in {**CASES, **called}.items():
         notes = case(2)
         rank = torch.distributed.get_rank()
         (out / f"{name}-{rank}.json").write_text(json.dumps(notes))

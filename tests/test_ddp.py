@@ -19,7 +19,9 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Notes = dict[str, Any]
-CASES: dict[str, Callable[[int], Notes]] = runpy.run_path(str(REPOSITORY / "tests" / "ddp_cases.py"))["CASES"]
+MODULE = runpy.run_path(str(REPOSITORY / "tests" / "ddp_cases.py"))
+CASES: dict[str, Callable[[int], Notes]] = MODULE["CASES"]
+CALLED: tuple[str, ...] = MODULE["CALLED"]
 
 
 def environment() -> dict[str, str]:
@@ -57,6 +59,17 @@ def test_two_processes_train_as_one(name: str, two: Callable[[str], list[Notes]]
     assert alone["scores"] == pytest.approx(ranks[0]["scores"], abs=near, nan_ok=True)
     assert ranks[0]["scores"] == pytest.approx(ranks[1]["scores"], abs=1e-12, nan_ok=True)
     assert (alone["counts"], alone["global_step"]) == (ranks[0]["counts"], ranks[0]["global_step"])
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_several_steps_a_call_train_two_processes_to_the_same_bits(
+    name: str, two: Callable[[str], list[Notes]]
+) -> None:
+    """With accumulation, clipping, batch norms of all, a loss scale and steps left out, too."""
+    for one, called in zip(two(name), two(f"{name} in calls"), strict=True):
+        assert 0 < len(called["steps"]) < len(one["steps"]), "fewer calls than steps"
+        for key in ("digest", "counts", "global_step", "inputs"):
+            assert called[key] == one[key], key
 
 
 @pytest.mark.parametrize("name", ["gan", "acgan"])
