@@ -16,6 +16,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from cxr.callback.atomic_checkpoint import load_checkpoint
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Notes = dict[str, Any]
@@ -186,6 +188,32 @@ def test_the_first_process_writes_alone_and_evaluation_sees_each_image_once(tmp_
     predictions = pd.read_parquet(tmp_path / "runs" / "run" / "predictions.parquet")
     counts = json.loads((tmp_path / "runs" / "run" / "result.json").read_text())["metrics"]["accuracy"]
     assert len(predictions) == predictions["image_id"].nunique() == counts["n"] == 16
+
+
+@slow
+def test_kept_features_change_nothing_in_two_processes(tmp_path: Path) -> None:
+    """One computes them while the other waits, and each reads its share: the log and the weights to the bit."""
+    frozen = ("classifier=backbone", "classifier.name=test_resnet", "classifier.pretrained=false", "classifier.head=linear",
+              "cache.size_px=32", "trainer.sync_batchnorm=true")  # fmt: skip
+    logs, digests = [], []
+    for mode in ("auto", "off", "auto"):
+        words = [
+            one for one in command(*frozen, f"features={mode}") if one not in ("cache.size_px=64", "name=run")
+        ]
+        name = f"{mode}-{len(logs)}"
+        done = subprocess.run(
+            [*words, f"name={name}"], cwd=tmp_path, env=environment(), capture_output=True, text=True,
+            timeout=180, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        said = [line for line in done.stdout.splitlines() if line.startswith("features: ")]
+        told = {0: ["now, and none in 2 epochs"], 1: [], 2: ["are there"]}[len(logs)]
+        assert len(said) == len(told) and all(one in line for one, line in zip(told, said, strict=True)), said
+        logs.append((tmp_path / "runs" / name / "metrics.csv").read_text())
+        weights = load_checkpoint(tmp_path / "runs" / name / "checkpoints" / "last.ckpt")["state_dict"]
+        digests.append({key: value.numpy().tobytes() for key, value in weights.items()})
+    assert logs[0] == logs[1] == logs[2] and digests[0] == digests[1] == digests[2]
+    assert not processes_of(tmp_path)
 
 
 WHO_WRITES = """
