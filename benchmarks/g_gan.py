@@ -1,9 +1,10 @@
 """G: what a GAN's step costs beside its networks, and a step of real ones at 256 px.
 
 The fixed cost is the CPU time of a step of networks of one weight each, less that of the same passes and optimiser steps
-in a bare loop, each in its own, the quickest of three epochs everywhere: a training's as train.py runs it (seeds, latents, counters, moving average, checks for NaN,
-signals, checkpoints, scores, progress bar and log, as conf/task/gan.yaml, conf/callback/gan.yaml and conf/trainer/cpu.yaml
-set them), and the textbook's in a default Trainer. Batches lie in memory for both: reading them is the letter D.
+in a bare loop, each in its own, the quickest of three epochs everywhere: a training's as train.py runs it (seeds,
+latents, counters, moving average, checks for NaN, signals, checkpoints, scores, progress bar and log, as
+conf/task/gan.yaml, conf/callback/gan.yaml and conf/trainer/cpu.yaml set them), and the textbook's in a default Trainer.
+Batches lie in memory for both: reading them is the letter D.
 """
 
 from __future__ import annotations

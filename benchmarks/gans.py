@@ -73,7 +73,8 @@ def gan(name: str, seed: int, *words: str) -> Command:
 def equal_time(data: str) -> Iterator[Command]:
     """Yield the GANs of part 1."""
     from_data = f'data.root="{data}"'
-    square = (f"cache.size_px={SIDE_PX}", f"gan.generator.image_size_px={SIDE_PX}", f"gan.discriminator.image_size_px={SIDE_PX}")  # fmt: skip
+    networks = ("gan.generator", "gan.discriminator")
+    square = (f"cache.size_px={SIDE_PX}", *(f"{name}.image_size_px={SIDE_PX}" for name in networks))
     total = sum(N_TRAIN.values())
     for seed in SEEDS:
         for label, experiment in (("PNEUMONIA", "talukdar/gan"), ("NORMAL", "talukdar/gan_normal")):
@@ -132,7 +133,7 @@ def made_by(method: str, seed: int) -> list[str]:
 
 def classifiers(data: str) -> Iterator[Command]:
     """Yield the CNNs of parts 2 and 3."""
-    everything, added = sum(N_TRAIN.values()), {name: N_MADE for name in N_TRAIN}
+    everything, added = sum(N_TRAIN.values()), dict.fromkeys(N_TRAIN, N_MADE)
     for seed in SEEDS:
         for arm, words in (
             ("real_only", ()),

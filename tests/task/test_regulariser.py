@@ -21,8 +21,12 @@ from cxr.task.regulariser import Regulariser, normalise_spectrum
 Fit = Callable[..., GANTask]
 Make = Callable[..., GANTask]
 STRENGTHS: dict[str, Any] = {
-    **{"brightness": 0.2, "contrast": 0.2, "translation": 0.125},
-    **{"zoom": 0.0, "rotation_deg": 0.0, "cutout": 0.0},
+    "brightness": 0.2,
+    "contrast": 0.2,
+    "translation": 0.125,
+    "zoom": 0.0,
+    "rotation_deg": 0.0,
+    "cutout": 0.0,
 }
 
 
