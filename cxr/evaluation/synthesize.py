@@ -27,8 +27,10 @@ from cxr.data.picture import contact_sheet, write_png
 from cxr.data.synthetic import NEAR_FILE, SyntheticSet, load_synthetic, write_synthetic
 from cxr.errors import UserError, did_you_mean
 from cxr.files import file_sha256, read_json, write_json
+from cxr.gan.latent import check_truncation
 from cxr.task.by_class import class_seed
 from cxr.task.gan import sample_images
+from cxr.task.sampling import latent_law
 from cxr.task.version import differing, need
 
 __all__ = ["TrainedGenerator", "curated", "load_generators", "synthesize"]
@@ -130,19 +132,22 @@ def synthesize(
     trained_on: Sequence[str],
     split_fingerprint: str,
     near: Path | None = None,
+    truncation: float | None = None,
     progress: bool = True,
 ) -> SyntheticSet:
     """Write n[class] images of each class's GAN to the synthetic set `path` and return it.
 
     trained_on: content hash of every real image that any of the GANs saw. near: the file of their fingerprints
     (cxr/data/near_store.py), copied into the set; None: not recorded. block: images per forward pass;
-    part of the recipe, since a network's last bits depend on it. A set that is there from the same recipe is
-    returned; one of another recipe is refused. A killed call leaves `.<name>.partial`, from which the same
-    call goes on.
+    part of the recipe, since a network's last bits depend on it. truncation: of the latents (cxr/gan/latent.py);
+    None: as in training. A set that is there from the same recipe is returned; one of another recipe is refused. A
+    killed call leaves `.<name>.partial`, from which the same call goes on.
     """
     recipe = _recipe(
         gans, n, seed=seed, curation=curation, fraction=fraction, block=block, precision=precision
     )
+    if truncation is not None:  # a recipe without it stays as it was: sets made before it was there hold
+        recipe["truncation"] = check_truncation(truncation, latent_law(gans[0].generator)[0])
     if (path / "manifest.json").is_file():
         done = load_synthetic(path)
         if done.manifest.get("recipe") != recipe:
@@ -252,6 +257,7 @@ def _pixels(
             block=recipe["block"],
             device=device,
             label=gan.position,
+            truncation=recipe.get("truncation"),
         )
     return cast("npt.NDArray[np.uint8]", images[:, 0].numpy())
 

@@ -16,11 +16,12 @@ The discriminator returns the logit; the sigmoid of eq. 1 lives in the loss.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from cxr.gan.latent import mix_seed, uniform_latents
+from cxr.gan.latent import Law, mix_seed, uniform_latents
 from cxr.gan.layers import ConditionalBatchNorm, MinibatchStd, Projection, base_px, in_turn, initialise
 
 __all__ = ["Discriminator", "Generator"]
@@ -31,6 +32,8 @@ class Generator(nn.Module):
 
     The paper: latent_dim 128, widths [1024, 512, 256, 128, 64, 32] (all but the first ours), 256 px.
     """
+
+    latent_law: ClassVar[Law] = "uniform"
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ def generate(
     weights: Literal["ema", "raw"],
     curation: Literal["none", "last_fraction"],
     fraction: float,
+    truncation: float | None,
     block: int,
     precision: Literal["float32", "bfloat16"],
     export: Literal["png", "none"],
@@ -61,7 +62,10 @@ def job(config: DictConfig) -> None:
         trained_on=facts["trained_on"],
         split_fingerprint=facts["split_fingerprint"],
         near=_fingerprints(run_dir, facts),
-        **{k: values[k] for k in ("seed", "curation", "fraction", "block", "precision", "export")},
+        **{
+            k: values[k]
+            for k in ("seed", "curation", "fraction", "truncation", "block", "precision", "export")
+        },
     )
     classes = ", ".join(gan.label for gan in gans)
     look = made.path / "grid.png"

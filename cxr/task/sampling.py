@@ -9,15 +9,28 @@ import torch
 from torch import Tensor, nn
 
 from cxr.data.convert import to_uint8
+from cxr.gan.latent import Law, truncated
 
-__all__ = ["LatentsAhead", "sample_images", "sample_latent"]
+__all__ = ["LatentsAhead", "latent_law", "sample_images", "sample_latent"]
 
 AHEAD = 16
 
 
-def sample_latent(generator: nn.Module, n: int, *, seed: int, start: int) -> Tensor:
-    """Return latents (n, latent_dim) of the generator's own kind; latent i is a function of (seed, i)."""
-    return cast(Tensor, cast(Any, generator).sample_latent(n, seed=seed, start=start))
+def sample_latent(
+    generator: nn.Module, n: int, *, seed: int, start: int, truncation: float | None = None
+) -> Tensor:
+    """Return latents (n, latent_dim) of the generator's own kind; latent i is a function of (seed, i, truncation)."""
+    z = cast(Tensor, cast(Any, generator).sample_latent(n, seed=seed, start=start))
+    if truncation is None:
+        return z
+    law, scale = latent_law(generator)
+    return truncated(z, truncation, law, scale=scale)
+
+
+def latent_law(generator: nn.Module) -> tuple[Law, float]:
+    """Return the law of a generator's latents and what multiplies it: N(0, latent_std²), unless it says `latent_law`."""
+    law = cast(Law, getattr(generator, "latent_law", "normal"))
+    return law, float(getattr(generator, "latent_std", 1.0))
 
 
 class LatentsAhead:
@@ -53,10 +66,12 @@ def sample_images(
     block: int,
     device: torch.device,
     label: int | None = None,
+    truncation: float | None = None,
 ) -> Tensor:
     """Return uint8 images (n, 1, H, H) of latents `start` … `start + n - 1`, on the CPU; n may be 0.
 
     label: the position of the class that a conditional generator is asked for.
+    truncation: see cxr/gan/latent.py; None: latents as in training.
 
     Latents are always mapped in the same whole blocks (k·block …), since a network's last bits depend on the
     batch size: image i has the same bytes whatever was asked for around it.
@@ -69,7 +84,7 @@ def sample_images(
     images = []
     told = () if label is None else (torch.full((block,), label, device=device),)
     for first in range(start - start % block, start + n, block):
-        z = sample_latent(generator, block, seed=seed, start=first).to(device)
+        z = sample_latent(generator, block, seed=seed, start=first, truncation=truncation).to(device)
         images.append(to_uint8(generator(z, *told))[max(start - first, 0) : start + n - first].cpu())
     generator.train(training)
     return torch.cat(images)

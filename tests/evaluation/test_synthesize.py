@@ -17,6 +17,7 @@ from cxr.evaluation import synthesize as module
 from cxr.evaluation.synthesize import TrainedGenerator, curated, load_generators, synthesize
 from cxr.files import file_sha256
 from cxr.gan.covidgan import Generator as ConditionalGenerator
+from cxr.gan.latent import truncated
 from cxr.gan.talukdar import Generator
 from cxr.task.by_class import class_seed
 
@@ -168,12 +169,31 @@ def test_low_precision_is_another_recipe(gans: list[TrainedGenerator], tmp_path:
     assert full.manifest["recipe"] != low.manifest["recipe"]
 
 
+def test_truncation_is_part_of_the_recipe_and_its_absence_is_not(
+    gans: list[TrainedGenerator], tmp_path: Path
+) -> None:
+    plain = make(tmp_path / "plain", gans)
+    assert "truncation" not in plain.manifest["recipe"]  # a set from before the key was there still holds
+    held, again = make(tmp_path / "held", gans, truncation=1), make(tmp_path / "again", gans, truncation=1.0)
+    assert held.manifest["recipe"] == {**plain.manifest["recipe"], "truncation": 1.0}
+    assert not np.array_equal(held.images, plain.images)
+    longer = make(tmp_path / "longer", gans, truncation=1.0, n={"SICK": 30, "NORMAL": 6})
+    np.testing.assert_array_equal(held.images[:11], longer.images[:11])
+    np.testing.assert_array_equal(held.images, again.images)
+    generator = tiny_generator(2)
+    z = truncated(generator.sample_latent(1, seed=3, start=7), 1.0, "normal")
+    np.testing.assert_allclose(held.images[7], (generator(z).mean(1)[0].detach() + 1) * 127.5, atol=0.51)
+    with pytest.raises(UserError, match=r"another recipe.*name="):
+        make(tmp_path / "held", gans)
+
+
 def test_user_mistakes(gans: list[TrainedGenerator], tmp_path: Path) -> None:
     for changes, match in (
         ({"n": {"SICK": 3}}, "n.NORMAL: missing"),
         ({"n": {"SICK": 3, "NORMAL": 3, "SIKC": 1}}, "n.SIKC.*did you mean 'SICK'"),
         ({"n": {"SICK": 0, "NORMAL": 3}}, "n.SICK: got 0"),
         ({"block": 0}, "block=64"),
+        ({"truncation": 0.0}, "truncation: got 0, expected a number above 0"),
         ({"curation": "last_fraction", "fraction": 0.0}, "fraction=0.07"),
     ):
         with pytest.raises(UserError, match=match):

@@ -12,6 +12,7 @@ from torch import nn
 from cxr.errors import UserError
 from cxr.gan.latent import uniform_latents
 from cxr.gan.salehinejad import Discriminator, Generator
+from cxr.task.sampling import sample_latent
 
 WIDTHS = [1024, 512, 256, 128, 64, 32]
 TINY = {"image_size_px": 16, "widths": [8, 4]}
@@ -103,3 +104,9 @@ def test_weights_are_a_function_of_the_seed_and_leave_the_global_state() -> None
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
         assert not torch.equal(first[0], other[0])
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_truncated_latents_are_uniform_over_less() -> None:
+    generator = make_generator(**TINY, latent_dim=50)
+    z = sample_latent(generator, 100, seed=1, start=3, truncation=0.5)
+    assert torch.equal(z, 0.5 * generator.sample_latent(100, seed=1, start=3))
