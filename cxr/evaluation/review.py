@@ -20,6 +20,7 @@ from cxr.files import write_text
 
 __all__ = ["review_files", "write_review"]
 
+EXPLORE = "explore.html"  # the page of cxr/evaluation/explore_page.py, linked where it is there
 MAX_IMAGES = 2000  # of a page; as many decisions as anyone makes at a sitting
 MAX_BYTES = 32_000_000  # of the images of a page: 1,500 of 128 px fit, and a phone still opens it
 
@@ -82,6 +83,8 @@ def _page(
     text = (here / "review.html").read_text(encoding="utf-8")
     text = text.replace("/*STYLE*/", (here / "review.css").read_text(encoding="utf-8"))
     text = text.replace("/*SCRIPT*/", (here / "review.js").read_text(encoding="utf-8"))
+    link = f' <a href="{EXPLORE}">Explore the GAN</a>' if (synthetic.path / EXPLORE).is_file() else ""
+    text = text.replace("<!--EXPLORE-->", link)
     # a class may be called anything: "<" could end the script element that holds the data
     return text.replace("/*DATA*/", json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"))
 

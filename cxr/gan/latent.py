@@ -72,7 +72,7 @@ def truncated(z: Tensor, truncation: float | None, law: Law, *, scale: float = 1
     # by the lower tail, where Phi keeps its digits; the upper is its mirror image
     below = torch.special.ndtr(torch.tensor(-t, dtype=torch.float64))
     inner = torch.special.ndtri(below + torch.special.ndtr(-u.abs()) * math.erf(t / math.sqrt(2)))
-    held = -inner.clamp(-t, 0.0) * u.sign() * scale
+    held: Tensor = -inner.clamp(-t, 0.0) * u.sign() * scale
     return held.to(z.dtype)
 
 
@@ -106,7 +106,8 @@ def interpolate(a: Tensor, b: Tensor, steps: int, law: Law) -> Tensor:
         return straight.to(a.dtype)
     turned = torch.sin((1 - share) * angle) * (x / lengths[0]) + torch.sin(share * angle) * (y / lengths[1])
     length = (1 - share) * lengths[0] + share * lengths[1]
-    return (turned / torch.sin(angle) * length).to(a.dtype)
+    way: Tensor = turned / torch.sin(angle) * length
+    return way.to(a.dtype)
 
 
 def _latents(n: int, latent_dim: int, seed: int, start: int, draw: Draw) -> Tensor:

@@ -29,6 +29,9 @@ def generate(
     precision: Literal["float32", "bfloat16"],
     export: Literal["png", "none"],
     review: bool,
+    explore: bool,
+    share_ids: Literal["hashed", "plain"],
+    data_root: Path | None,
     unfinished: Literal["refuse", "allow"],
     accelerator: Literal["auto", "cpu", "gpu"],
     runs_dir: Path,
@@ -54,11 +57,17 @@ def job(config: DictConfig) -> None:
     gans = load_generators(build(trained["gan"]["generator"]), checkpoint, weights=values["weights"])
     facts = read_json(run_dir / "manifest.json")
     gpu = values["accelerator"] == "gpu" or (values["accelerator"] == "auto" and torch.cuda.is_available())
+    device = torch.device("cuda" if gpu else "cpu")
+    real = None
+    if values["explore"]:
+        from cxr.script.explore import explore_set, real_images
+
+        real = real_images(run_dir, trained, Path(values["data_root"]) if values["data_root"] else None)
     made = synthesize(
         target,
         gans,
         n={gan.label: values["n"] for gan in gans},
-        device=torch.device("cuda" if gpu else "cpu"),
+        device=device,
         trained_on=facts["trained_on"],
         split_fingerprint=facts["split_fingerprint"],
         near=_fingerprints(run_dir, facts),
@@ -68,7 +77,12 @@ def job(config: DictConfig) -> None:
         },
     )
     classes = ", ".join(gan.label for gan in gans)
-    look = made.path / "grid.png"
+    look, also = made.path / "grid.png", ""
+    if real is not None:
+        page = explore_set(
+            made, gans, real, runs_dir=run_dir.parent, share_ids=values["share_ids"], device=device
+        )
+        also = f" and {page}, which holds real radiographs"
     if values["review"]:
         from cxr.evaluation.review import write_review
 
@@ -78,7 +92,7 @@ def job(config: DictConfig) -> None:
 
         log_set(build(values["logger"]), run_dir, made)
     print(f"{made.path}: {len(made.index)} images of {classes}, {made.images.shape[1]} px, after {gans[0].g_steps} steps of G; "
-          f"look at {look}")  # fmt: skip
+          f"look at {look}{also}")  # fmt: skip
 
 
 def _fingerprints(run_dir: Path, facts: dict[str, Any]) -> Path | None:
