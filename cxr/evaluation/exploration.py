@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Part", "Pixels", "Rows", "Sizes", "Strip"]
+__all__ = ["RANGE", "Part", "Pixels", "Rows", "Sizes", "Strip"]
 
 Pixels = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.int64]
+
+RANGE = 64  # gray levels at which a difference is fully red or blue
 
 
 @dataclass(frozen=True)

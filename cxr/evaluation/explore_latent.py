@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cxr.data.convert import to_uint8
 from cxr.data.synthetic import SyntheticSet
-from cxr.evaluation.exploration import Part, Pixels, Rows, Sizes, Strip
+from cxr.evaluation.exploration import RANGE, Part, Pixels, Rows, Sizes, Strip
 from cxr.evaluation.synthesize import TrainedGenerator
 from cxr.gan.latent import interpolate, mix_seed
 from cxr.metric.pixel_distance import rms
@@ -25,7 +25,10 @@ WAYS = (
     "From the latent of one image of the set to that of another, in {steps} images, {how}. A GAN that has learnt what "
     "radiographs have in common changes steadily; one that keeps a few pictures jumps from one to the next."
 )
-MORPHS = "What the class changes, all else being equal; in the differences red is brighter, blue darker."
+MORPHS = (
+    "What the class changes, all else being equal; in the differences red is brighter, blue darker (full at "
+    f"{RANGE} gray levels)."
+)
 
 
 def interpolation(

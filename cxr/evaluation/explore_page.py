@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from cxr.data.picture import write_png
 from cxr.data.synthetic import SyntheticSet
-from cxr.evaluation.exploration import Part, Pixels, Strip
+from cxr.evaluation.exploration import RANGE, Part, Pixels, Strip
 from cxr.evaluation.review import EXPLORE
 from cxr.files import write_json, write_text
 
@@ -26,7 +26,6 @@ __all__ = ["FOLDER", "PAGE", "SCHEMA", "signed", "write_exploration"]
 
 PAGE, FOLDER = EXPLORE, "explore"
 SCHEMA = 1
-RANGE = 64  # gray levels at which a difference is fully red or blue
 GAP_PX = 2
 WARNING = (
     "This page holds real radiographs: it must not be published, and goes nowhere that the images of these patients may not go. "
@@ -134,8 +133,12 @@ def _figure(strip: Strip) -> str:
             f'<div class="cell"><img alt="{alt}" src="data:image/png;base64,{_png(_drawn(picture))}">{shown}</div>'
         )
     kind = "many" if len(cells) > 5 else "few"
+    narrow = next(
+        (k for k in (4, 3, 5) if len(cells) % k == 0), 4
+    )  # columns on a phone: none alone in the last row
+    columns = f"--n: {len(cells)}; --narrow: {narrow}"
     return (
-        f'<figure><figcaption>{_safe(strip.about)}</figcaption><div class="row {kind}" style="--n: {len(cells)}">'
+        f'<figure><figcaption>{_safe(strip.about)}</figcaption><div class="row {kind}" style="{columns}">'
         f"{''.join(cells)}</div></figure>"
     )
 

@@ -11,7 +11,7 @@ import torch
 
 from cxr.data.synthetic import SyntheticSet
 from cxr.evaluation.collection import Collection
-from cxr.evaluation.exploration import Part, Pixels, Rows, Sizes, Strip
+from cxr.evaluation.exploration import RANGE, Part, Pixels, Rows, Sizes, Strip
 from cxr.evaluation.explore_latent import latents_of, rows_of, told_class
 from cxr.evaluation.project import PROTOCOL as PROJECTED_BY
 from cxr.evaluation.project import passes_gradients, project
@@ -33,7 +33,7 @@ COPIES = "A copy lies far below what new patients have; for a verdict see score.
 PROJECTIONS = (
     "Real validation images of patients that the GAN never saw, and the image nearest to each that its generator was found to "
     "make: the latent was searched for from {starts} starts in {steps} steps. What is missing there is what the GAN does not "
-    "show; in the differences red is brighter in the projection, blue darker."
+    "show; in the differences red is brighter in the projection, blue darker (full at {range} gray levels)."
 )
 DISTANCES = (
     "Mean RMS difference of {n} images, in gray levels: projection {projection:.1f}, nearest of the set's {count:,} images (of "
@@ -49,10 +49,10 @@ def nearest(made: SyntheticSet, training: Collection, held_out: Collection, seed
         return Part(key, title, [why], record={"n_training": 0, "pairs": []})
     drawn = _drawn(made, min(sizes.searched, len(made.index)), seed)
     others = np.random.default_rng(seed).permutation(len(held_out.ids))[: sizes.searched]
-    images = np.asarray(made.images[np.sort(drawn)])[np.argsort(np.argsort(drawn))]
+    images = made.images[drawn]
     references = normalised(training.images)
     found = {}
-    for kind, queries in (("synthetic", images), ("held-out real", held_out.images[np.sort(others)])):
+    for kind, queries in (("synthetic", images), ("held-out real", held_out.images[others])):
         if len(queries):
             by_pixel = pixel_distances(queries, training.images)
             row = by_pixel.argmin(axis=1)
@@ -88,6 +88,10 @@ def nearest(made: SyntheticSet, training: Collection, held_out: Collection, seed
         GALLERY.format(n=len(training.ids)),
         f"Medians of the distance to the nearest: {found_told}. {COPIES}",
     ]
+    if missing := len(set(made.manifest["trained_on"]) - set(training.hashes)):
+        told.append(
+            f"{missing:,} more images that trained it are not in the run's data: copies of those are not seen here."
+        )
     record = {"protocol": {"pixel": "RMS difference, gray levels", "aligned": ALIGNED_BY}, "n_training": len(training.ids),
               "medians": medians, "pairs": pairs}  # fmt: skip
     return Part(key, title, told, strips, real=True, record=record)
@@ -171,7 +175,7 @@ def projection(
         for kind in ("projection", "nearest_synthetic")
     ]
     told = [
-        PROJECTIONS.format(starts=sizes.starts, steps=sizes.projection_steps),
+        PROJECTIONS.format(starts=sizes.starts, steps=sizes.projection_steps, range=RANGE),
         DISTANCES.format(n=len(record), projection=means[0], count=count, nearest=means[1]),
     ]
     settings = {"protocol": PROJECTED_BY, "aligned": ALIGNED_BY, "starts": sizes.starts, "steps": sizes.projection_steps,

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cxr.data.index import DatasetNotFound
 from cxr.data.synthetic import SyntheticSet
+from cxr.errors import UserError
 from cxr.evaluation.collection import Collection
 from cxr.evaluation.exploration import Sizes
 from cxr.evaluation.explore import explore
@@ -30,7 +32,11 @@ def real_images(run_dir: Path, config: Mapping[str, Any], data_root: Path | None
     values = dict(config)
     if data_root is not None:
         values["data"] = {**values["data"], "root": str(data_root)}
-    return prepare_as_trained(run_dir, values)[0]
+    try:
+        return prepare_as_trained(run_dir, values)[0]
+    except DatasetNotFound as error:  # which names the key of train.py
+        told = str(error).replace("data.root=", "data_root=")
+        raise UserError(f"explore=true needs the real images that the GAN was trained with: {told}") from None
 
 
 def explore_set(
