@@ -127,7 +127,7 @@ def _section(part: Part) -> str:
 def _figure(strip: Strip) -> str:
     cells = []
     for number, (picture, caption) in enumerate(zip(strip.pictures, strip.captions, strict=True), start=1):
-        alt = _safe(caption or f"{strip.about.partition('.')[0]}, picture {number}")
+        alt = _safe(caption.replace("\n", ", ") or f"{strip.about.partition('.')[0]}, picture {number}")
         shown = f"<span>{_safe(caption)}</span>" if caption else ""
         cells.append(
             f'<div class="cell"><img alt="{alt}" src="data:image/png;base64,{_png(_drawn(picture))}">{shown}</div>'

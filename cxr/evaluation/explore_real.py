@@ -69,8 +69,8 @@ def nearest(made: SyntheticSet, training: Collection, held_out: Collection, seed
                 [images[i], training.images[near], training.images[also]],
                 [
                     "synthetic",
-                    f"nearest by pixels: {distance[i]:.1f}, {training.ids[near]}",
-                    f"nearest aligned: {aligned_distance[i]:.2f}, {training.ids[also]}",
+                    f"nearest by pixels: {distance[i]:.1f}\n{training.ids[near]}",
+                    f"nearest aligned: {aligned_distance[i]:.2f}\n{training.ids[also]}",
                 ],
             )
         )
@@ -185,13 +185,13 @@ def projection(
 
 def _projected(one: dict[str, Any], real: Pixels, image: Pixels, nearest: Pixels) -> Strip:
     shown, other = one["projection"], one["nearest_synthetic"]
-    aligned = f"; the nearest aligned {other['aligned']:.2f}"
+    aligned = f"\nnearest aligned {other['aligned']:.2f}"
     return Strip(
         f"{one['class']}, {one['id']}",
         [real, image, image.astype(np.int16) - real, nearest],
         [
             "real",
-            f"projection: {shown['pixel_rms']:.1f}; aligned {shown['aligned']:.2f}",
+            f"projection: {shown['pixel_rms']:.1f}\naligned {shown['aligned']:.2f}",
             "projection − real",
             f"nearest of {other['n']:,} synthetic, image {other['row']}: {other['pixel_rms']:.1f}{aligned}",
         ],

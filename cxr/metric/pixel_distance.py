@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,13 +15,20 @@ Floats = npt.NDArray[np.float64]
 BLOCK_BYTES = 64_000_000  # of references as float64 at once
 
 
+class Stack(Protocol):
+    """(N, S, S) uint8 that is read a slice at a time: an array, a memory-map, a `cxr.data.picked.Picked`."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, which: slice, /) -> Any: ...
+
+
 def rms(a: Pixels, b: Pixels) -> Floats:
     """Return the RMS difference (…) of images uint8 (…, S, S)."""
     gap = a.astype(np.float64) - b.astype(np.float64)
     return np.asarray(np.sqrt((gap**2).mean(axis=(-2, -1))), np.float64)
 
 
-def pixel_distances(queries: Pixels, references: Pixels) -> Floats:
+def pixel_distances(queries: Pixels, references: Stack) -> Floats:
     """Return the RMS differences (N, M) of uint8 (N, S, S) and (M, S, S); of equal images exactly 0.
 
     |a|² + |b|² - 2ab in float64: sums of squares of bytes are whole numbers that it holds exactly.

@@ -13,6 +13,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cxr.data.index import DatasetNotFound
+from cxr.data.picked import Picked
 from cxr.data.synthetic import SyntheticSet
 from cxr.errors import UserError
 from cxr.evaluation.collection import Collection
@@ -86,4 +87,4 @@ def _real(prepared: Prepared, rows: Rows, name: Ids) -> Collection:
     index = prepared.cached.index.iloc[rows]
     patients = [p if isinstance(p, str) and p else None for p in index["patient_id"]]
     names, hashes = [name(one) for one in index["image_id"]], index["content_hash"].tolist()
-    return Collection(np.asarray(prepared.cached.images[rows]), None, names, hashes, patients)
+    return Collection(Picked([prepared.cached.images], rows), None, names, hashes, patients)
