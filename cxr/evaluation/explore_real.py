@@ -114,16 +114,8 @@ def projection(
     if not chosen:
         why = "No validation image of a patient that the GAN never saw is in the run's data: nothing to project."
         return Part(key, title, [why], record={"left_out": left_out, "images": []})
-    if not all(
-        passes_gradients(
-            g.generator, latents_of(made, g, rows_of(made, g)[:1]), told_class(g, 1, device), device
-        )
-        for g in gans
-    ):
-        why = (
-            "This generator's images have no gradient in its latents: it cannot be searched for a real image."
-        )
-        return Part(key, title, [why], record={"left_out": left_out, "images": []})
+    if why_not := next(filter(None, (_no_search(made, gan, device) for gan in gans)), ""):
+        return Part(key, title, [why_not], record={"left_out": left_out, "images": []})
     strips: list[Strip] = []
     record: list[dict[str, Any]] = []
     for gan in gans:
@@ -181,6 +173,21 @@ def projection(
     settings = {"protocol": PROJECTED_BY, "aligned": ALIGNED_BY, "starts": sizes.starts, "steps": sizes.projection_steps,
                 "truncation": None, "left_out": left_out, "n_held_out": len(held_out.ids)}  # fmt: skip
     return Part(key, title, told, strips, real=True, record={**settings, "images": record})
+
+
+def _no_search(made: SyntheticSet, gan: TrainedGenerator, device: torch.device) -> str:
+    """Return why a generator's latents are not searched for a real image; "" where they are."""
+    z = latents_of(made, gan, rows_of(made, gan)[:1])
+    if z.shape[1] >= made.images[0].size:
+        return (
+            f"This generator's latents are {z.shape[1]:,} numbers, for images of {made.images[0].size:,} pixels, as a diffusion "
+            "model's are: some latent gives nearly any image, so to find it says nothing of what the model has learnt."
+        )
+    if not passes_gradients(gan.generator, z, told_class(gan, 1, device), device):
+        return (
+            "This generator's images have no gradient in its latents: it cannot be searched for a real image."
+        )
+    return ""
 
 
 def _projected(one: dict[str, Any], real: Pixels, image: Pixels, nearest: Pixels) -> Strip:

@@ -41,9 +41,15 @@ FEW = Sizes(
 ODD = "</script>é, NORMAL"
 
 
-def unconditional(tmp_path: Path) -> list[TrainedGenerator]:
+def unconditional(tmp_path: Path, *, latent_dim: int = 4) -> list[TrainedGenerator]:
     network = Generator(
-        latent_dim=4, image_size_px=16, channels=3, widths=[8, 8], negative_slope=0.2, init="glorot", seed=5
+        latent_dim=latent_dim,
+        image_size_px=16,
+        channels=3,
+        widths=[8, 8],
+        negative_slope=0.2,
+        init="glorot",
+        seed=5,
     )
     return [made_by(network, "SICK", None, tmp_path)]
 
@@ -225,6 +231,8 @@ def test_what_cannot_be_shown_is_told(tmp_path: Path) -> None:
 
     gans[0].generator.__class__ = Cut
     assert "no gradient" in parts_of(made, gans)["projection"].told[0]
+    gans = unconditional(tmp_path, latent_dim=256)
+    assert "nearly any image" in parts_of(make(tmp_path / "many", gans), gans)["projection"].told[0]
     with pytest.raises(UserError, match=r"training images have 8 px and the set 16.*explore=false"):
         small = Collection(np.zeros((1, 8, 8), np.uint8), None, ["a"], ["b"], [None])
         parts_of(made, gans, small)
