@@ -64,6 +64,12 @@ NAMES = {
     "diffusion": "diffusion",
 }
 CLASSES = list(N_TRAIN)
+CONTROLS = ("real_only", "duplicate_real")
+ARMS = (
+    ("real_only", "real only", "#333333"),
+    ("duplicate_real", "real images repeated", "#888888"),
+    ("synthetic", "real + strong's", "#c1440e"),
+)
 SETTINGS: dict[str, Any] = {"n_resamples": 1000, "n_halves": 20, "seed": 0}
 
 Pixels = npt.NDArray[np.uint8]
@@ -166,17 +172,21 @@ def gan_scores(work: Path) -> dict[str, Any]:
                 "kid_domain": kid_record(of_test, of_made, real.patients, n_subsets=1, **SETTINGS),
                 "kid_inception": kid_record(of_some, features(inception, few), own, n_subsets=1, **SETTINGS),
                 **neighbour_records(of_test, of_made, real.patients, k_precision=3, k_density=5, **SETTINGS),
-                "memorisation_domain": median_ratio(feature_neighbours(of_made, of_train, 1).nearest, null["domain"], n_resamples=1000, seed=0),
-                "memorisation_pixel": median_ratio(
-                    feature_neighbours(images.reshape(len(images), -1).astype(np.float32), pixels[0], 1).nearest,
-                    null["pixel"], n_resamples=1000, seed=0,
-                ),
+                "memorisation_domain": ratio(of_made, of_train, null["domain"]),
+                "memorisation_pixel": ratio(images.reshape(len(images), -1).astype(np.float32), pixels[0], null["pixel"]),
                 "leaks": augment_leaks(test[real.one_each], made(work, method, seed, 500, real.share))["leaks"],
                 "images_seen": images_seen(work, method, seed),
             }  # fmt: skip
             found[f"{method}-{seed}"] = record
             print(f"{method}-{seed}: KID domain {record['kid_domain']['value']:.3f}", flush=True)
     return found
+
+
+def ratio(
+    vectors: npt.NDArray[np.float32], training: npt.NDArray[np.float32], null: Floats
+) -> dict[str, Any]:
+    """Return the median distance to the nearest training image over that of new patients' images."""
+    return median_ratio(feature_neighbours(vectors, training, 1).nearest, null, n_resamples=1000, seed=0)
 
 
 def images_seen(work: Path, method: str, seed: int) -> int:
@@ -265,7 +275,8 @@ def gan_table(found: dict[str, Any]) -> str:
             ])  # fmt: skip
     one = found["strong-0"]
     nulls = [one[k]["null"]["value"] for k in ("kid_domain", "kid_inception", "precision", "recall")]
-    rows.append(["real test images to one another", "–", "–", f"{nulls[0]:.3f}", f"{nulls[1]:.3f}", f"{nulls[2]:.2f}", f"{nulls[3]:.2f}", "1", "1", "–"])  # fmt: skip
+    own = [f"{null:.{digits}f}" for null, digits in zip(nulls, (3, 3, 2, 2), strict=True)]
+    rows.append(["real test images to one another", "–", "–", *own, "1", "1", "–"])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -305,7 +316,7 @@ def low_table(found: dict[str, Any]) -> str:
         arms = [found[f"{size}/{arm}"] for arm in ("real_only", "duplicate_real", with_gan)]
         n = f"{sum(N_TRAIN.values()):,} (all)" if size == "all" else size
         rows.append([n, *(shown(arm["scores"]["accuracy"], 2, 100) for arm in arms),
-                     *(shown(arms[2]["less"][k]["accuracy"], 2, 100, True) for k in ("real_only", "duplicate_real"))])  # fmt: skip
+                     *(shown(arms[2]["less"][k]["accuracy"], 2, 100, True) for k in CONTROLS)])  # fmt: skip
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -320,18 +331,13 @@ def curve(found: dict[str, Any], file: Path) -> None:
     sizes = [*LOW, sum(N_TRAIN.values())]
     keys = [*(str(n) for n in LOW), "all"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    arms = (("real_only", "real only", "#333333"), ("duplicate_real", "real images repeated", "#888888"), ("synthetic", "real + strong's", "#c1440e"))  # fmt: skip
-    for k, (arm, name, colour) in enumerate(arms):
+    for k, (arm, name, colour) in enumerate(ARMS):
         rows = [found[f"{key}/{'strong' if key == 'all' and arm == 'synthetic' else arm}"] for key in keys]
         draw(left, sizes, [one["scores"]["accuracy"] for one in rows], k, name, colour)
         if arm == "synthetic":
-            for j, (other, told, shade) in enumerate(
-                (
-                    ("real_only", "less real only", "#333333"),
-                    ("duplicate_real", "less real repeated", "#888888"),
-                )
-            ):
-                draw(right, sizes, [one["less"][other]["accuracy"] for one in rows], j, told, shade)
+            for j, (other, told, shade) in enumerate(ARMS[:2]):
+                gaps = [one["less"][other]["accuracy"] for one in rows]
+                draw(right, sizes, gaps, j, f"less {told}", shade)
     right.axhline(0, color="#c1440e", linewidth=0.8)
     left.set(ylabel="test accuracy (%)", title="Talukdar's CNN on 1,171 test images of 685 patients")
     right.set(ylabel="points of accuracy", title="What strong's images change")

@@ -88,7 +88,8 @@ def norm_gan(**changes: Any) -> GANTask:
 
 
 def acgan() -> ACGANTask:
-    common = {"n_classes": 2, "image_size_px": 16, "channels": 1, "seed": 0}
+    # Not seed 0: there an activation lies within 1e-8 of a ReLU's kink, and rounding alone changes the training.
+    common = {"n_classes": 2, "image_size_px": 16, "channels": 1, "seed": 2}
     return ACGANTask(
         generator=covidgan.Generator(latent_dim=8, latent_std=1.0, embedding_dim=4, widths=[8, 4], **common),  # type: ignore[arg-type]
         discriminator=covidgan.Discriminator(
