@@ -29,14 +29,22 @@ from torch import Tensor, nn
 from cxr.callback.step_seed import StepSeed
 from cxr.classifier.base import Classifier
 from cxr.data.module import CXRDataModule
-from cxr.gan import acrnet, covidgan, talukdar
+from cxr.gan import acrnet, covidgan, strong, talukdar
 from cxr.gan import diffusion as edm
 from cxr.loss.classification import BCE, CrossEntropy
-from cxr.loss.gan import class_cross_entropy, discriminator_bce, generator_bce
+from cxr.loss.gan import (
+    class_cross_entropy,
+    discriminator_bce,
+    discriminator_hinge,
+    generator_bce,
+    generator_critic,
+)
 from cxr.task.acgan import ACGANTask
 from cxr.task.classifier import ClassifierTask
 from cxr.task.diffusion import DiffusionTask
 from cxr.task.gan import GANTask
+from cxr.task.projection import ProjectionGANTask
+from cxr.task.regulariser import Regulariser
 from cxr.task.sync_norm import SyncedBatchNorms
 
 Notes = dict[str, Any]
@@ -99,6 +107,22 @@ def acgan() -> ACGANTask:
         loss_class=class_cross_entropy, class_weight=1.0, optimizer_g=SGD, optimizer_d=SGD,
         clip_grad_norm=None, accumulate=1, ema_half_life_images=None, ema_rampup=None, channels_last=True,
         classes=["A", "B"], label_names=["A", "B"], seed=0, **IN_CALLS,
+    )  # fmt: skip
+
+
+def projection() -> ProjectionGANTask:
+    """With spectral norm, R1 in every other step, and a minibatch statistic whose groups are a process's images."""
+    common: dict[str, Any] = {"n_classes": 2, "image_size_px": 16, "channels": 1, "seed": 0}
+    regulariser = Regulariser(
+        spectral_norm=True, r1_gamma=0.1, r1_every=2, penalty=None, instance_noise=0.0, instance_noise_images=None,
+        augment=None,
+    )  # fmt: skip
+    return ProjectionGANTask(
+        generator=strong.Generator(latent_dim=8, widths=[8, 4, 4], excitations=1, **common),
+        discriminator=strong.Discriminator(widths=[4, 8], minibatch_std=True, **common),
+        loss_g=generator_critic, loss_d=discriminator_hinge, optimizer_g=SGD, optimizer_d=SGD,
+        clip_grad_norm=None, accumulate=1, ema_half_life_images=50, ema_rampup=0.5, channels_last=True,
+        classes=["A", "B"], label_names=["A", "B"], seed=0, regulariser=regulariser, **IN_CALLS,
     )  # fmt: skip
 
 
@@ -226,6 +250,7 @@ CASES: dict[str, Callable[[int], Notes]] = {
     "gan-norm": lambda d: run(norm_gan(), data(40), d, sync=True),
     "gan-own-norms": lambda d: run(norm_gan(), data(44), d, epochs=2),
     "acgan": lambda d: run(acgan(), data(40), d, sync=True),
+    "projection": lambda d: run(projection(), data(40), d, sync=True),
     "diffusion": lambda d: run(diffusion(), data(44), d, accumulate_grad_batches=2, gradient_clip_val=0.05),
     "gan-half": lambda d: run(gan(accumulate=2, clip_grad_norm=0.05), data(48), d, half=True),
     "gan-bf16": lambda d: run(gan(), data(40), d, precision="bf16-mixed"),

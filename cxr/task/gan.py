@@ -10,7 +10,8 @@ number of processes do not change its meaning.
 
 Several processes do what one would with their batches put together: image i of the whole batch is paired with the
 same latent, batch norms see all of it with `trainer.sync_batchnorm=true`, and losses and logits are logged as means
-over all processes. Only dropout differs, since each process draws its own masks.
+over all processes. Only dropout, augmentation and instance noise differ, since each process draws its own, and a
+minibatch statistic is of a process's images.
 """
 
 from __future__ import annotations
