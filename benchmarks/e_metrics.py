@@ -113,9 +113,9 @@ def subsets() -> Line:
     x, y = (np.random.default_rng(s).normal(0.05 * s, 1, (2000, 2048)) for s in (0, 1))
     tensors = torch.from_numpy(x), torch.from_numpy(y)
 
-    def theirs(n: int, rng: np.random.Generator) -> float:
+    def theirs(n: int, rng: np.random.Generator, width: int = 2048) -> float:
         rows = [[rng.choice(2000, 1000, replace=False) for _ in tensors] for _ in range(n)]
-        drawn = [[v[one] for v, one in zip(tensors, pair, strict=True)] for pair in rows]
+        drawn = [[v[one, :width] for v, one in zip(tensors, pair, strict=True)] for pair in rows]
         return float(np.mean([poly_mmd(a, b, degree=3, gamma=None, coef=1.0).item() for a, b in drawn]))
 
     def timed(call: Any, times: int) -> float:
@@ -125,9 +125,11 @@ def subsets() -> Line:
 
     def check() -> str:
         # ours of ten subsets takes another route (each its own kernel) than of a hundred: the hundred are what is timed
-        error = abs(kid(x, y, n_subsets=100, seed=0).value - theirs(100, np.random.default_rng(0)))
+        few = 256  # features: the peer's hundred take as long as all else here
+        ours = kid(x[:, :few], y[:, :few], n_subsets=100, seed=0).value
+        error = abs(ours - theirs(100, np.random.default_rng(0), few))
         assert error <= 1e-6, f"difference {error:.1e}"
-        return f"difference {error:.0e} (≤ 1e-06), the same 100 subsets"
+        return f"difference {error:.0e} (≤ 1e-06), the same 100 subsets of the first {few} features"
 
     return Line(
         "E3", "KID, 100 subsets of 1,000 from 2,000, float64 (peer: 10 subsets, × 10)", ">=", 10.0, check=check,
@@ -174,7 +176,7 @@ def inception(folder: Path) -> Iterator[Line]:
         "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(file)
     )
     extractor = InceptionExtractor(weights_path=str(file))
-    images = np.random.default_rng(0).integers(0, 256, (4, 128, 128), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (8, 128, 128), dtype=np.uint8)
 
     def ours() -> Any:
         return extract(extractor, images, batch=len(images), device="cpu").features
