@@ -36,7 +36,8 @@ SIDE_PX = 64
 N_MADE = 1000  # images of each class in a set
 N_TRAIN = {"NORMAL": 1140, "PNEUMONIA": 3077}  # the split's training part
 LOW = (50, 100, 200, 500)
-SEEN_GAN, SEEN_CNN = 19_200, 30_000  # images shown to a GAN of few images, and to every CNN
+SEEN_GAN = 19_200  # images shown to a GAN of few images
+SEEN_CNN, SEEN_FEW = 12_000, 8_000  # to a CNN; to one of few images
 METHODS = {
     "talukdar": SEEDS,
     "covidgan": SEEDS,
@@ -119,9 +120,9 @@ def sets() -> Iterator[Command]:
         )
 
 
-def cnn(name: str, seed: int, n_images: int, data: str, *words: str) -> Command:
-    """Return the training of a CNN that is shown SEEN_CNN images, judged at its end."""
-    epochs = max(1, round(SEEN_CNN / n_images))
+def cnn(name: str, seed: int, n_images: int, seen: int, data: str, *words: str) -> Command:
+    """Return the training of a CNN that is shown about `seen` images, whole epochs of n_images, judged at its end."""
+    epochs = max(1, round(seen / n_images))
     return Command(name, (
         "train.py", *SPLIT, f'data.root="{data}"', "task=classifier", "classifier=talukdar_cnn",
         f"cache.size_px={SIDE_PX}", f"classifier.image_size_px={SIDE_PX}", "loader.batch_size=32", *words,
@@ -144,12 +145,12 @@ def classifiers(data: str) -> Iterator[Command]:
             ("duplicate_real", ("mix=duplicate_real", f"mix.counts={told(added)}")),
         ):
             n = everything + (2 * N_MADE if words else 0)
-            yield cnn(f"cnn-{arm}-{seed}", seed, n, data, f"arm={arm}", *words)
+            yield cnn(f"cnn-{arm}-{seed}", seed, n, SEEN_CNN, data, f"arm={arm}", *words)
         for method in (name for name, seeds in METHODS.items() if seed in seeds):
             sets = f"synthetic=[{','.join(made_by(method, seed))}]"
-            yield cnn(f"cnn-{method}_only-{seed}", seed, 2 * N_MADE, data, f"arm={method}_only", sets,
+            yield cnn(f"cnn-{method}_only-{seed}", seed, 2 * N_MADE, SEEN_CNN, data, f"arm={method}_only", sets,
                       "mix=synthetic_only", "mix.amount=all")  # fmt: skip
-            yield cnn(f"cnn-{method}-{seed}", seed, everything + 2 * N_MADE, data, f"arm={method}", sets, "mix=add",
+            yield cnn(f"cnn-{method}-{seed}", seed, everything + 2 * N_MADE, SEEN_CNN, data, f"arm={method}", sets, "mix=add",
                       f"mix.counts={told(added)}")  # fmt: skip
         for n in LOW:
             limit = f"mix.limit={told(limits(n))}"
@@ -160,7 +161,7 @@ def classifiers(data: str) -> Iterator[Command]:
                 ("synthetic", ("mix=add", f"mix.counts={told(twice)}", f"synthetic=[strong-n{n}-{seed}]")),
             ):
                 total = n if arm == "real_only" else 3 * n
-                yield cnn(f"cnn-n{n}-{arm}-{seed}", seed, total, data, f"arm={arm}", limit, *words)
+                yield cnn(f"cnn-n{n}-{arm}-{seed}", seed, total, SEEN_FEW, data, f"arm={arm}", limit, *words)
 
 
 def _minutes(minutes: float) -> str:

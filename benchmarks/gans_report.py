@@ -26,13 +26,9 @@ import torch
 from benchmarks.gans import (
     LOW,
     METHODS,
-    MINUTES,
     N_MADE,
     N_TRAIN,
     SEEDS,
-    SEEN_CNN,
-    SEEN_GAN,
-    SIDE_PX,
     made_by,
 )
 from cxr.data.picture import tile, write_png
@@ -406,8 +402,6 @@ def main() -> None:
         if name not in found and asked.get("only", name) == name:
             found[name] = compute(work)
             write_text(kept, json.dumps(found, indent=1))
-    facts = f"MINUTES {MINUTES:g}, SIDE_PX {SIDE_PX}, SEEN_GAN {SEEN_GAN:,}, SEEN_CNN {SEEN_CNN:,}, N_MADE {N_MADE:,}"
-    print(facts)
     page = PAGE.read_text(encoding="utf-8")
     if "gans" in found:
         page = replaced(page, "gans", gan_table(found["gans"]))
