@@ -34,6 +34,7 @@ from benchmarks.gans import (
 from cxr.data.picture import tile, write_png
 from cxr.data.synthetic import load_synthetic
 from cxr.evaluation.collection import first_of_each
+from cxr.evaluation.memorisation import NEIGHBOURS
 from cxr.evaluation.score import kid_record, neighbour_records
 from cxr.extractor import Extractor, extract
 from cxr.extractor.inception import InceptionExtractor
@@ -41,8 +42,8 @@ from cxr.extractor.run import RunExtractor
 from cxr.files import read_json, write_text
 from cxr.metric.augment_leak import augment_leaks
 from cxr.metric.bootstrap import Estimate, draw_patients, estimate, paired_difference
-from cxr.metric.memorisation import median_ratio
-from cxr.metric.neighbours import feature_neighbours
+from cxr.metric.memorisation import copies, median_ratio
+from cxr.metric.neighbours import feature_neighbours, relative_distance
 from cxr.metric.result import read_predictions, tables
 from cxr.run import finished_run
 from cxr.script.predict import prepare_as_trained
@@ -52,7 +53,7 @@ __all__ = ["main"]
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results" / "gans.md"
 PICTURES = ROOT / "docs" / "results" / "gans"
-INCEPTION_N = 500
+INCEPTION_N = 250
 NAMES = {
     "talukdar": "Talukdar's DCGANs",
     "covidgan": "CovidGAN",
@@ -66,7 +67,7 @@ ARMS = (
     ("duplicate_real", "real images repeated", "#888888"),
     ("synthetic", "real + strong's", "#c1440e"),
 )
-SETTINGS: dict[str, Any] = {"n_resamples": 1000, "n_halves": 20, "seed": 0}
+SETTINGS: dict[str, Any] = {"n_resamples": 500, "n_halves": 10, "seed": 0}
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -178,6 +179,36 @@ def gan_scores(work: Path) -> dict[str, Any]:
     return found
 
 
+def copy_scores(work: Path) -> dict[str, Any]:
+    """Return the share of each method's images that are copies as `cxr.metric.memorisation.copies` counts them.
+
+    Flagged: nearer to one training image, for how near the next are, than 99 % of new patients' images are.
+    """
+    real = Real(work)
+    domain = RunExtractor(
+        run="cnn-real_only-0", runs_dir=str(work / "runs"), checkpoint="last", features="penultimate"
+    )
+    train, held_out = real.of(real.distinct), real.of(real.test)[real.one_each]
+
+    def vectors(images: Pixels) -> dict[str, npt.NDArray[np.float32]]:
+        features = extract(domain, images, batch=50, device="cpu").features
+        return {"domain": features, "pixel": images.reshape(len(images), -1).astype(np.float32)}
+
+    references = vectors(train)
+
+    def relative(images: Pixels) -> dict[str, Floats]:
+        near = {k: feature_neighbours(v, references[k], NEIGHBOURS) for k, v in vectors(images).items()}
+        return {k: relative_distance(one) for k, one in near.items()}
+
+    null = relative(held_out)
+    found = {}
+    for method, seeds in METHODS.items():
+        for seed in seeds:
+            own = relative(made(work, method, seed, N_MADE, real.share))
+            found[f"{method}-{seed}"] = {k: copies(null[k], own[k], level=0.01)[0] for k in own}
+    return found
+
+
 def ratio(
     vectors: npt.NDArray[np.float32], training: npt.NDArray[np.float32], null: Floats
 ) -> dict[str, Any]:
@@ -256,23 +287,26 @@ def shown(one: dict[str, Any], digits: int = 3, scale: float = 1.0, sign: bool =
     return f"{value}" if low is None else f"{value} [{low}, {high}]"
 
 
-def gan_table(found: dict[str, Any]) -> str:
+def gan_table(found: dict[str, Any], copied: dict[str, Any]) -> str:
     """Return the table of part 1: a row for each method and seed."""
     head = ["GAN", "seed", "images seen", "KID, domain", "KID, random Inception", "precision", "recall",
-            "nearest training image, domain", "nearest training image, pixels", "signs of augmentation"]  # fmt: skip
+            "nearest training image, domain", "nearest training image, pixels", "like copies, domain; pixels (%)",
+            "signs of augmentation"]  # fmt: skip
     rows = [head, ["---"] * len(head)]
     for method, seeds in METHODS.items():
         for seed in seeds:
             one = found[f"{method}-{seed}"]
+            alike = "; ".join(shown(copied[f"{method}-{seed}"][k], 1, 100) for k in ("domain", "pixel"))
             rows.append([
                 NAMES[method], str(seed), f"{one['images_seen']:,}", shown(one["kid_domain"]),
                 shown(one["kid_inception"]), shown(one["precision"], 2), shown(one["recall"], 2),
-                shown(one["memorisation_domain"], 2), shown(one["memorisation_pixel"], 2), ", ".join(one["leaks"]) or "none",
+                shown(one["memorisation_domain"], 2), shown(one["memorisation_pixel"], 2), alike,
+                ", ".join(one["leaks"]) or "none",
             ])  # fmt: skip
     one = found["strong-0"]
     nulls = [one[k]["null"]["value"] for k in ("kid_domain", "kid_inception", "precision", "recall")]
     own = [f"{null:.{digits}f}" for null, digits in zip(nulls, (3, 3, 2, 2), strict=True)]
-    rows.append(["real test images to one another", "–", "–", *own, "1", "1", "–"])
+    rows.append(["real test images to one another", "–", "–", *own, "1", "1", "1; 1 (the level)", "–"])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -397,14 +431,18 @@ def main() -> None:
     work = Path(asked["work"]).resolve()
     kept = work / "report.json"
     found: dict[str, Any] = read_json(kept) if kept.is_file() else {}
-    parts: list[tuple[str, Callable[[Path], dict[str, Any]]]] = [("gans", gan_scores), ("cnns", cnn_scores)]
+    parts: list[tuple[str, Callable[[Path], dict[str, Any]]]] = [
+        ("gans", gan_scores),
+        ("copies", copy_scores),
+        ("cnns", cnn_scores),
+    ]
     for name, compute in parts:
         if name not in found and asked.get("only", name) == name:
             found[name] = compute(work)
             write_text(kept, json.dumps(found, indent=1))
     page = PAGE.read_text(encoding="utf-8")
     if "gans" in found:
-        page = replaced(page, "gans", gan_table(found["gans"]))
+        page = replaced(page, "gans", gan_table(found["gans"], found["copies"]))
         grids(work)
     if "cnns" in found:
         page = replaced(page, "cnns", cnn_table(found["cnns"]))
