@@ -164,6 +164,12 @@ def classifiers(data: str) -> Iterator[Command]:
                 yield cnn(f"cnn-n{n}-{arm}-{seed}", seed, total, SEEN_FEW, data, f"arm={arm}", limit, *words)
 
 
+def judged() -> Iterator[Command]:
+    """Yield the evaluations; the page draws its own resamples of what they leave."""
+    for seed in SEEDS:
+        yield Command(f"evaluate-{seed}", ("evaluate.py", f"runs=[cnn-*-{seed}]", "n_resamples=100"))
+
+
 def _minutes(minutes: float) -> str:
     seconds = round(60 * minutes)
     return f"trainer.max_time=00:00:{seconds // 60:02d}:{seconds % 60:02d}"
@@ -201,12 +207,13 @@ def main() -> None:
     if missing := {"data", "work"} - set(asked):
         sys.exit(f"benchmarks.gans: {', '.join(sorted(missing))}: expected data=FOLDER work=FOLDER")
     data, work = asked["data"], Path(asked["work"])
-    wanted = asked.get("parts", "low,gans,sets,cnns").split(",")
+    wanted = asked.get("parts", "low,gans,sets,cnns,judged").split(",")
     parts = {
         "low": fewer_images(data),
         "gans": equal_time(data),
         "sets": sets(),
         "cnns": classifiers(data),
+        "judged": judged(),
     }
     only = asked.get("only")
     for name in wanted:
