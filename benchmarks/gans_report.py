@@ -248,7 +248,11 @@ def cnn_scores(work: Path) -> dict[str, Any]:
     for name, runs in arms.items():
         target, probs, patients = answers(work, runs)
         drawn = draw_patients(patients, n_resamples=1000, seed=0)
-        options: dict[str, Any] = {"multi_label": False, "threshold": 0.5, "names": ["accuracy", "auroc/PNEUMONIA"]}
+        options: dict[str, Any] = {
+            "multi_label": False,
+            "threshold": 0.5,
+            "names": ["accuracy", "auroc/PNEUMONIA"],
+        }
         own = {key: plain(one) for key, one in estimate(target, probs, CLASSES, drawn, **options).items()}
         size, arm = name.split("/")
         against = {}
@@ -332,7 +336,13 @@ def cnn_table(found: dict[str, Any]) -> str:
         ]
         n = len(one["scores"]["accuracy"]["per_seed"])
         rows.append(
-            [name, str(n), shown(one["scores"]["accuracy"], 2, 100), *less, shown(one["scores"]["auroc/PNEUMONIA"])]
+            [
+                name,
+                str(n),
+                shown(one["scores"]["accuracy"], 2, 100),
+                *less,
+                shown(one["scores"]["auroc/PNEUMONIA"]),
+            ]
         )
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
