@@ -29,6 +29,7 @@ from cxr.task.by_class import check_classes, check_one_class_each, class_counts,
 from cxr.task.distributed import over_ranks, share_buffers
 from cxr.task.log_now import log_now
 from cxr.task.loss_scale import leave_out_spoilt
+from cxr.task.sampling import gan_record
 from cxr.task.step_guard import StepGuard, last_checkpoint, refuse_broken
 
 __all__ = ["DiffusionTask"]
@@ -190,7 +191,7 @@ class DiffusionTask(lightning.LightningModule):
         label_counts: Sequence[int] | None = None,
         part: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Return uint8 images (n, 1, H, H), one class after the other, in the trainer's precision; see ACGANTask."""
+        """Return uint8 images (n, 1, H, H), one class after the other, in the trainer's precision; see ConditionalGANTask."""
         counts = zip(self.classes, self.sample_counts(n, label_counts), strict=True)
         with self.trainer.precision_plugin.val_step_context():
             return sample_by_class(
@@ -206,16 +207,7 @@ class DiffusionTask(lightning.LightningModule):
         self._check_finite()
         refuse_broken(self, _MEND)
         self.guard.save(checkpoint)
-        checkpoint["gan"] = {
-            "g_steps": self.g_steps,
-            "images_seen": self.images_seen,
-            "batches_seen": self.batches_seen,
-            "log_count": self._log_count,
-            "classes": self.classes,
-            "conditional": self.conditional,
-            "seed": self.seed,
-            "ema_half_life_images": self.ema_half_life_images,
-        }
+        checkpoint["gan"] = gan_record(self, log_count=self._log_count)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the counters back."""

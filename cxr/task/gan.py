@@ -38,7 +38,7 @@ from cxr.task.distributed import over_ranks, share_buffers, without_exchange
 from cxr.task.log_now import log_now
 from cxr.task.loss_scale import end_step, plain_steps, step
 from cxr.task.regulariser import Regulariser, normalise_spectrum
-from cxr.task.sampling import LatentsAhead, sample_images
+from cxr.task.sampling import LatentsAhead, gan_record, sample_images
 from cxr.task.step_guard import StepGuard, last_checkpoint, refuse_broken
 
 __all__ = ["GANTask", "ema_decay", "sample_images"]
@@ -352,16 +352,7 @@ class GANTask(lightning.LightningModule):
         self._check_finite()
         refuse_broken(self, _MEND)
         self.guard.save(checkpoint)
-        checkpoint["gan"] = {
-            "g_steps": self.g_steps,
-            "images_seen": self.images_seen,
-            "batches_seen": self.batches_seen,
-            "log_count": self._log_count,
-            "classes": self.classes,
-            "conditional": self.conditional,
-            "seed": self.seed,
-            "ema_half_life_images": self.ema_half_life_images,
-        }
+        checkpoint["gan"] = gan_record(self, log_count=self._log_count)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the counters back."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cxr.data.convert import to_uint8
 from cxr.gan.latent import Law, truncated
 
-__all__ = ["LatentsAhead", "latent_law", "sample_images", "sample_latent"]
+__all__ = ["LatentsAhead", "gan_record", "latent_law", "sample_images", "sample_latent"]
 
 AHEAD = 16
 
@@ -88,3 +88,20 @@ def sample_images(
         images.append(to_uint8(generator(z, *told))[max(start - first, 0) : start + n - first].cpu())
     generator.train(training)
     return torch.cat(images)
+
+
+def gan_record(task: Any, *, log_count: int) -> dict[str, Any]:
+    """Return what a checkpoint holds under "gan": counters of a training, and what a program that samples must know.
+
+    log_count: steps summed since values were logged last.
+    """
+    return {
+        "g_steps": task.g_steps,
+        "images_seen": task.images_seen,
+        "batches_seen": task.batches_seen,
+        "log_count": log_count,
+        "classes": task.classes,
+        "conditional": task.conditional,
+        "seed": task.seed,
+        "ema_half_life_images": task.ema_half_life_images,
+    }
