@@ -25,11 +25,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- table: written by make bench ARGS=write=true -->", "<!-- table: end -->"
 LETTERS = {  # each with the seconds it may take: all of them below four minutes
-    "D": ("d_data", 70),
-    "M": ("m_models", 45),
-    "G": ("g_gan", 45),
-    "E": ("e_metrics", 50),
-    "S": ("s_start", 25),
+    "D": ("d_data", 30),
+    "M": ("m_models", 43),
+    "G": ("g_gan", 37),
+    "E": ("e_metrics", 88),
+    "S": ("s_start", 41),
 }
 PACKAGES = [
     "torch",

@@ -13,6 +13,7 @@ comes from `optional("litdata")`; where that returns None, give None as the peer
 Time is CPU time of this process and of the children it has waited for, or wall time where the line says so, or a figure
 that the callables return themselves (`own`: bytes, seconds of a part). Rounds take ours and peer in turns, the first of
 them alternating, so that a machine that slows down slows both; a call below 20 ms is repeated until it takes that long.
+A peer that what ours sets for the whole process would serve too has a process of its own: `apart`.
 The ratio is the median of the rounds' ratios: how many times as fast as the peer where the goal is a floor (>=), what
 share of the peer's cost where it is a ceiling (<=).
 """
@@ -26,12 +27,15 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from types import ModuleType
 from typing import Literal
 
-__all__ = ["ONE_THREAD", "Line", "Row", "agree", "measured", "optional"]
+__all__ = ["ONE_THREAD", "Figure", "Line", "Row", "agree", "apart", "cpu_seconds", "measured", "optional"]
 
 # Set before numpy, torch and OpenCV are imported, by the process that starts a letter's.
 ONE_THREAD = dict.fromkeys(
@@ -40,7 +44,7 @@ ONE_THREAD = dict.fromkeys(
 )  # fmt: skip
 ROUNDS = 5  # at least
 MOST_ROUNDS = 15
-SECONDS = 2.0  # of a line, per peer: more rounds than the fewest only within it
+SECONDS = 1.0  # of a line, per peer: more rounds than the fewest only within it
 SHORTEST = 0.02  # seconds that one timing covers, by repetition
 
 
@@ -58,6 +62,7 @@ class Line:
         clock: "cpu", "wall", or "own": the callables return the figure.
         unit: of the figures, where the clock is "own".
         before: run before every timing of either, not timed (drop a cache, reset a state).
+        warm: call each once before its rounds; False where a call takes long and leaves nothing warm, or `check` did it.
     """
 
     id: str
@@ -70,6 +75,7 @@ class Line:
     clock: Literal["cpu", "wall", "own"] = "cpu"
     unit: str = "s"
     before: Callable[[], object] | None = None
+    warm: bool = True
 
     def goal_of(self, peer: str) -> float:
         """Return the goal against this peer."""
@@ -116,6 +122,13 @@ def optional(name: str) -> ModuleType | None:
         return None
 
 
+@contextmanager
+def apart() -> Iterator[Callable[[Callable[[], float]], Callable[[], float]]]:
+    """Give what turns a module's function that returns a figure into one that runs it in another process, always the same."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        yield lambda function: lambda: pool.submit(function).result()
+
+
 def agree(found: float, expected: float, tolerance: float, what: str = "relative error") -> str:
     """Return `what` of two numbers in words; an AssertionError where it is above `tolerance`."""
     error = abs(found - expected) / max(abs(expected), 1e-300)
@@ -138,7 +151,7 @@ def _row(line: Line, peer: str, call: Callable[[], object] | None, checked: str,
     ours: list[float] = []
     theirs: list[float] = []
     if call is not None and not problem:
-        timers = [_timer(line, one) for one in (line.ours, call)]  # each was called once: the warm-up
+        timers = [_timer(line, one) for one in (line.ours, call)]
         began = time.perf_counter()
         while len(ours) < ROUNDS or (len(ours) < MOST_ROUNDS and time.perf_counter() - began < SECONDS):
             first = len(ours) % 2
@@ -153,7 +166,7 @@ def _row(line: Line, peer: str, call: Callable[[], object] | None, checked: str,
 
 
 def _timer(line: Line, call: Callable[[], object]) -> Callable[[], float]:
-    """Return a function that times one call, or as many as `SHORTEST` needs, and gives the figure of one."""
+    """Warm up; return a function that times one call, or as many as `SHORTEST` needs, and gives the figure of one."""
     clock = time.perf_counter if line.clock == "wall" else _cpu
 
     def once(times: int) -> float:
@@ -166,11 +179,39 @@ def _timer(line: Line, call: Callable[[], object]) -> Callable[[], float]:
         took = (clock() - began) / times
         return float(found) if line.clock == "own" else took  # type: ignore[arg-type]
 
+    if not line.warm:
+        return lambda: once(1)
     warm = once(1)
     if line.clock == "own" or line.before is not None or warm >= SHORTEST:
         return lambda: once(1)
     times = max(1, int(SHORTEST / max(once(1), 1e-7)) + 1)
     return lambda: once(times)
+
+
+def cpu_seconds(call: Callable[[], object]) -> float:
+    """Return the CPU seconds of a call."""
+    began = _cpu()
+    call()
+    return _cpu() - began
+
+
+class Figure:
+    """A figure that one line measures, and another takes from it, round for round."""
+
+    def __init__(self, measure: Callable[[], float]) -> None:
+        self._measure, self._found, self._taken = measure, list[float](), 0
+
+    def __call__(self) -> float:
+        """Measure it."""
+        self._found.append(self._measure())
+        return self._found[-1]
+
+    def again(self) -> float:
+        """Return what was found first, at the next call what was found second, …, and the first again; measure the first."""
+        if not self._found:
+            self()
+        self._taken += 1
+        return self._found[(self._taken - 1) % len(self._found)]
 
 
 def _cpu() -> float:

@@ -7,8 +7,7 @@ turned off, since the optimiser has the head's weights only; channels first.
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +21,7 @@ import timm
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Line
+from benchmarks.harness import Line, cpu_seconds
 
 SIDE, EPOCHS = 160, 20
 FROZEN_SIDE, TUNED_SIDE = 96, 96
@@ -101,11 +100,6 @@ def once(scratch: Path) -> Line:
 
         return run
 
-    def timed(run: Callable[[], Any], times: int) -> float:
-        began = time.process_time()
-        run()
-        return (time.process_time() - began) * times
-
     def check() -> str:
         # of a few images; 20 epochs of a smaller network are a test's
         kept, plain = (training(keep, 3, 12)().network.head.state_dict() for keep in (True, False))
@@ -118,11 +112,12 @@ def once(scratch: Path) -> Line:
     def fresh() -> float:
         nonlocal ours
         ours = training(True, EPOCHS)  # not timed: building the network
-        return timed(ours, 1)
+        return cpu_seconds(ours)
 
     return Line(
         "M1", f"frozen densenet121, {SIDE} px, {EPOCHS} epochs, features once (peer: {some} images, × {n * EPOCHS // some})",
-        ">=", 19.0, check=check, ours=fresh, peers={"features=off": lambda: timed(theirs, n * EPOCHS // some)}, clock="own",
+        ">=", 19.0, check=check, ours=fresh, peers={"features=off": lambda: cpu_seconds(theirs) * (n * EPOCHS // some)},
+        clock="own", warm=False,
     )  # fmt: skip
 
 
