@@ -389,13 +389,13 @@ class GANTask(lightning.LightningModule):
             self._log_count = 0
 
     def _check_finite(self) -> None:
-        sums = self._log_sums
-        if math.isfinite(sums.sum().item()) or bool(sums.isfinite().all()):  # a finite sum has finite parts
+        sums = self._log_sums.tolist()
+        if all(map(math.isfinite, sums)):
             return
         first = self.batches_seen - self._log_count + 1 if self.device.type != "cpu" else self.batches_seen
         where = f"step {first}" if first >= self.batches_seen else f"steps {first} … {self.batches_seen}"
         kept = last_checkpoint(self.trainer, "none was written yet")
-        bad = ", ".join(k for k, v in zip(self.logged, sums.tolist(), strict=True) if not math.isfinite(v))
+        bad = ", ".join(k for k, v in zip(self.logged, sums, strict=True) if not math.isfinite(v))
         raise UserError(
             f"the GAN diverged: {bad} not finite at {where}; last good checkpoint: {kept}; {_MEND}"
         )
