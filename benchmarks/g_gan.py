@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.harness import Figure, Line, apart
+from cxr._memory import keep_freed_memory
 from cxr.callback.checkpoints import CheckpointFiles
 from cxr.callback.csv_log import CSVLog
 from cxr.callback.generative_score import GenerativeScore
@@ -127,6 +128,7 @@ def images_of(n: int, size_px: int) -> Any:
 def ours(networks: tuple[nn.Module, nn.Module], n_steps: int, batch: int, *, precision: Any = "32-true",
          epochs: int = 2, steps_per_call: int = 1) -> tuple[float, lightning.Trainer]:  # fmt: skip
     """Train as train.py does; return CPU seconds a step, and the trainer."""
+    keep_freed_memory()
     generator, discriminator = networks
     size = cast(int, generator.image_size_px)
     n = n_steps * batch
@@ -368,7 +370,7 @@ def lines() -> Iterator[Line]:
         yield Line(f"G2{name}", f"{what}, beside the whole step of the least DCGAN-64 (8 to 1 maps, batch {BATCH_64})",
                    goal=goal_2, ours=cost.again, peers={"plain loop": lambda: tutorial(dcgan(64, 8, 4), 4, BATCH_64, 1)},
                    **own)  # fmt: skip
-    with apart() as elsewhere:  # our Trainer has the whole process keep the memory that a step frees
+    with apart() as elsewhere:  # ours has the whole process keep the memory that a step frees
         yield Line(
             "G3", f"step of a DCGAN-256 ({WIDEST_256} to {WIDEST_256 >> 5} maps, batch {BATCH_256}), float32", ">=", 1.25,
             ours=lambda: ours(dcgan(256, WIDEST_256, 6), 4, BATCH_256)[0],

@@ -193,10 +193,13 @@ def run_app(config_name: str, job: Callable[[DictConfig], object]) -> None:
     def checked(config: DictConfig) -> object:
         _restore_environment(full_error)  # what the job starts must not inherit our setting
         try:
+            from cxr._memory import keep_freed_memory
+
             _check_launcher(config)
             _check_hydra()
             check_config(config)
             stop_if_heard()
+            keep_freed_memory()
             return job(config)
         except Exception as error:  # ended here, else Hydra adds a line of its own
             _end(error, full_error)

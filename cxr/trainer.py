@@ -15,7 +15,6 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Checkpoint, Timer
 
-from cxr._memory import keep_freed_memory
 from cxr.callback.atomic_checkpoint import AtomicCheckpointIO
 from cxr.callback.bar import PlainBar, RichBar
 from cxr.callback.compile import CompileNetworks
@@ -120,7 +119,6 @@ def make_trainer(
         "plain": [PlainBar()],
     }
     timer = [] if max_time is None else [AttemptTimer(max_time)]
-    keep_freed_memory()
     return lightning.Trainer(
         accelerator=accelerator,
         devices=devices,

@@ -26,6 +26,36 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+JOB = """
+import sys
+import cxr._memory
+from cxr.config import run_app
+cxr._memory.keep_freed_memory = lambda: print("asked")
+def job(config):
+    print("job")
+sys.argv = ["train.py", *sys.argv[1:]]
+run_app("train", job)
+"""
+
+
+@pytest.mark.parametrize(("words", "expected"), [((), "asked job"), (("--cfg", "job"), "")])
+def test_every_program_asks_for_it_before_its_job(
+    words: tuple[str, ...], expected: str, repository: Path, tmp_path: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        JOB,
+        "data=phantom",
+        f"runs_dir={tmp_path}",
+        f"hydra.run.dir={tmp_path}",
+        *words,
+    ]
+    done = subprocess.run(command, cwd=repository, text=True, capture_output=True, check=True)
+    said = [line for line in done.stdout.splitlines() if line.startswith(("asked", "job"))]
+    assert " ".join(said) == expected
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
 def test_a_second_step_faults_in_next_to_no_pages(repository: Path) -> None:
     faults = {}

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from cxr._memory import keep_freed_memory
 from cxr.data.module import CXRDataModule
 from cxr.errors import UserError
 from cxr.evaluation.record import RunFacts, build_record, write_result
@@ -109,7 +108,6 @@ def answers(
     """Return rows (N,), logits (N, n_outputs), probabilities (N, n_classes) of a module's prediction batches."""
     task = load_task(config, checkpoint)
     quiet_lightning()
-    keep_freed_memory()
     trainer = lightning.Trainer(
         accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, use_distributed_sampler=False, precision="32-true",
