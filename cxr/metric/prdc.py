@@ -13,23 +13,26 @@ where distances are equal. k is part of a score's name, and all four depend on n
 By hand rather than by torch-fidelity or the authors' `prdc`: the first has two of the four, the second is not kept, and
 neither gives the answer per image that an interval is drawn from. Both definitions are tested against scikit-learn.
 
-The N × N distances are never whole: a block of rows is made, serves all halves at once, and is dropped. Radii and counts are
-two passes, so distances within the real images are made twice where there are halves.
+The N × N distances are never whole: a block of rows is made (`cxr.metric.near_pairs`), serves all halves at once, and is
+dropped. Of a row the nearest images are listed once, and the k-th of any half is looked up there; pairs that are farther
+apart than any ball reaches are dropped before halves are counted. Radii and counts are two passes, so distances within
+the real images are made twice where there are halves. Distances are squared throughout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from cxr.errors import UserError
+from cxr.metric.near_pairs import blocks, exact
 
-__all__ = ["Neighbours", "distances", "neighbours", "neighbours_of_halves"]
+__all__ = ["Neighbours", "neighbours", "neighbours_of_halves"]
 
-_ENTRIES = 2**20  # distances, or float64 features, held at once: 8 MB, and a copy of those between two sets
+_LISTED = 8  # times k + 1: neighbours listed of an image; a half has half of them
 
 Floats = npt.NDArray[np.float64]
 Features = npt.NDArray[np.floating]
@@ -49,18 +52,6 @@ class Neighbours:
     recall: Floats
     density: Floats
     coverage: Floats
-
-
-def distances(x: npt.ArrayLike, y: npt.ArrayLike) -> Floats:
-    """Return Euclidean distances (n, m) of features (n, d) and (m, d), from differences: equal rows are at exactly 0."""
-    import torch
-
-    a, b = torch.from_numpy(np.array(x, dtype=np.float64)), np.asanyarray(y)
-    found = np.empty((len(a), len(b)))
-    for part in _parts(len(b), b.shape[1]):  # the whole of y as float64 would double float32 features
-        some = torch.from_numpy(np.array(b[part], dtype=np.float64))
-        found[:, part] = torch.cdist(a, some, compute_mode="donot_use_mm_for_euclid_dist").numpy()
-    return found
 
 
 def neighbours(real: npt.ArrayLike, fake: npt.ArrayLike, *, k_precision: int, k_density: int) -> Neighbours:
@@ -104,7 +95,7 @@ def neighbours_of_halves(
 
 @dataclass(frozen=True)
 class _Balls:
-    """The balls of some images: their rows (n,), and the radii (n,) of precision and of density."""
+    """The balls of some images: their rows (n,), and the squared radii (n,) of precision and of density."""
 
     rows: Ints
     precision: Floats
@@ -115,18 +106,48 @@ class _Balls:
         mine = np.flatnonzero((self.rows >= part.start) & (self.rows < part.stop))
         return mine, self.rows[mine] - part.start
 
+    def spread(self, radii: Floats, part: slice) -> Floats:
+        """Return radii of theirs, one for each row of a block: -inf, which holds nothing, of rows that have none."""
+        found = np.full(part.stop - part.start, -np.inf)
+        mine, here = self.within(part)
+        found[here] = radii[mine]
+        return found
+
 
 def _balls(x: Features, sets: Sequence[Ints], ks: tuple[int, int]) -> list[_Balls]:
     """Return the balls of each of some sets of rows of x; to the k-th neighbour: itself, at 0, is not one."""
     found = [_Balls(rows, np.empty(len(rows)), np.empty(len(rows))) for rows in sets]
-    for part in _parts(len(x), len(x)):
-        block = distances(x[part], x)
+    for part, squared, error in blocks(x, x):
+        nearest, reach, complete = _listed(x, part, squared, error, _LISTED * (max(ks) + 1))
         for one in found:
             mine, here = one.within(part)
-            near = block[np.ix_(here, one.rows)]
-            near.partition(ks, axis=1)
-            one.precision[mine], one.density[mine] = near[:, ks[0]], near[:, ks[1]]
+            member = np.zeros(len(x), np.bool_)
+            member[one.rows] = True
+            rank = member[nearest[here]].cumsum(axis=1)
+            for k, radii in zip(ks, (one.precision, one.density), strict=True):
+                radii[mine] = radius = reach[here, (rank > k).argmax(axis=1)]
+                # nothing is nearer than 0
+                unsure = (rank[:, -1] <= k) | ((radius >= complete[here]) & (radius > 0))
+                for row in mine[unsure]:
+                    alone = exact(x, x, np.full(len(one.rows), one.rows[row]), one.rows)
+                    radii[row] = np.partition(alone, k)[k]
     return found
+
+
+def _listed(
+    x: Features, part: slice, squared: Floats, error: Floats, most: int
+) -> tuple[Ints, Floats, Floats]:
+    """Return the nearest rows (b, most) of a block's, nearest first, their distances, and up to where none is missing (b,)."""
+    if most < len(x):
+        nearest = np.argpartition(squared, most - 1, axis=1)[:, :most]
+        complete = np.take_along_axis(squared, nearest[:, -1:], axis=1)[:, 0] - error
+    else:
+        nearest = np.tile(np.arange(len(x)), (len(squared), 1))
+        complete = np.full(len(squared), np.inf)
+    rows = np.repeat(np.arange(part.start, part.stop), nearest.shape[1])
+    reach = exact(x, x, rows, nearest.ravel()).reshape(nearest.shape)
+    order = reach.argsort(axis=1)
+    return np.take_along_axis(nearest, order, axis=1), np.take_along_axis(reach, order, axis=1), complete
 
 
 def _counted(
@@ -137,20 +158,43 @@ def _counted(
         Neighbours(*(np.zeros(len(one.rows)) for one in (b, a, b, a)))
         for a, b in zip(real, fake, strict=True)
     ]
-    for part in _parts(len(x), len(y)) if found else ():
-        block = distances(x[part], y)
+    if not found:
+        return []
+    every = slice(0, len(y))
+    farthest_x = _farthest(len(x), [(a.rows, np.maximum(a.precision, a.density)) for a in real])
+    farthest_y = _farthest(len(y), [(b.rows, b.precision) for b in fake])
+    for part, squared, error in blocks(x, y):
+        least = squared - error[:, None]
+        i, j = np.nonzero((least <= farthest_x[part, None]) | (least <= farthest_y))
+        apart, off = squared[i, j], error[i]
         for one, a, b in zip(found, real, fake, strict=True):
+            of_y = b.spread(b.precision, every)[j]
+            of_x, of_x_density = (a.spread(radii, part)[i] for radii in (a.precision, a.density))
+            for radii in (of_x, of_x_density, of_y):
+                open_ = np.flatnonzero(np.abs(apart - radii) < off)
+                apart[open_], off[open_] = exact(x, y, i[open_] + part.start, j[open_]), 0.0
+            in_a, in_b = of_x > -np.inf, of_y > -np.inf
+            in_x, in_x_density, in_y = (
+                (apart <= of_x) & in_b,
+                (apart <= of_x_density) & in_b,
+                (apart <= of_y) & in_a,
+            )
             mine, here = a.within(part)
-            across = block[np.ix_(here, b.rows)]
-            near = across <= a.density[mine, None]
-            np.maximum(one.precision, (across <= a.precision[mine, None]).any(axis=0), out=one.precision)
-            one.recall[mine] = (across <= b.precision).any(axis=1)
-            np.add(one.density, near.sum(axis=0), out=one.density)
-            one.coverage[mine] = near.any(axis=1)
+            np.maximum(one.precision, _times(j[in_x], len(y))[b.rows] > 0, out=one.precision)
+            one.recall[mine] = _times(i[in_y], len(squared))[here] > 0
+            np.add(one.density, _times(j[in_x_density], len(y))[b.rows], out=one.density)
+            one.coverage[mine] = _times(i[in_x_density], len(squared))[here] > 0
     return [replace(one, density=one.density / k_density) for one in found]
 
 
-def _parts(n: int, width: int) -> Iterator[slice]:
-    """Cut n rows into blocks of at most `_ENTRIES` numbers, `width` in a row."""
-    step = max(1, _ENTRIES // width)
-    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+def _farthest(n: int, balls: Sequence[tuple[Ints, Floats]]) -> Floats:
+    """Return how far any ball of each of n rows reaches; -inf of rows without one."""
+    found = np.full(n, -np.inf)
+    for rows, radii in balls:
+        found[rows] = np.maximum(found[rows], radii)
+    return found
+
+
+def _times(rows: Ints, n: int) -> Ints:
+    """Return how often each of n rows is named."""
+    return np.bincount(rows, minlength=n)

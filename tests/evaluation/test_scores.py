@@ -10,7 +10,7 @@ import pytest
 
 from cxr.evaluation.scores import score_records
 from cxr.extractor import Answer
-from cxr.metric import frechet, kernel_sums, prdc, resample
+from cxr.metric import frechet, kernel_sums, near_pairs, resample
 
 SETTINGS = {
     "n_resamples": 40,
@@ -92,7 +92,7 @@ def test_a_collapsed_generator_loses_recall_and_not_precision() -> None:
 
 def test_memory_grows_with_what_is_kept_of_an_image_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_sums, "_TILE", 256)  # blocks that are full at the fewer images
-    for module, name in ((prdc, "_ENTRIES"), (resample, "_WEIGHTS"), (frechet, "_PRODUCTS")):
+    for module, name in ((near_pairs, "_ENTRIES"), (resample, "_WEIGHTS"), (frechet, "_PRODUCTS")):
         monkeypatch.setattr(module, name, 2**16)
     real = answer(100, 8, 0)
     peaks = []

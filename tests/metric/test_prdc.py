@@ -11,8 +11,8 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from cxr.errors import UserError
-from cxr.metric import prdc
-from cxr.metric.prdc import Neighbours, distances, neighbours, neighbours_of_halves
+from cxr.metric import near_pairs, prdc
+from cxr.metric.prdc import Neighbours, neighbours, neighbours_of_halves
 
 
 def scored(x: np.ndarray, y: np.ndarray, k_precision: int = 3, k_density: int = 5) -> Neighbours:
@@ -81,10 +81,58 @@ def test_edges() -> None:
         scored(x, x, 0, 5)
 
 
-def test_equal_rows_are_at_no_distance() -> None:
-    x = np.random.default_rng(2).normal(1e3, 1, size=(5, 2048))
-    assert (np.diagonal(distances(x, x)) == 0).all()
-    np.testing.assert_allclose(distances(x, x[::-1])[0, 0], np.linalg.norm(x[0] - x[4]), rtol=1e-12)
+def by_definition(x: np.ndarray, y: np.ndarray, k_precision: int, k_density: int) -> Neighbours:
+    """The formulas, on whole matrices of differences."""
+    within_x, within_y, across = (
+        np.linalg.norm(a[:, None].astype(np.float64) - b, axis=2) for a, b in ((x, x), (y, y), (x, y))
+    )
+    radii = [
+        np.sort(d, axis=1)[:, k]
+        for d, k in ((within_x, k_precision), (within_x, k_density), (within_y, k_precision))
+    ]
+    near = across <= radii[1][:, None]
+    return Neighbours(
+        precision=(across <= radii[0][:, None]).any(axis=0).astype(float),
+        recall=(across <= radii[2]).any(axis=1).astype(float),
+        density=near.sum(axis=0) / k_density,
+        coverage=near.any(axis=1).astype(float),
+    )
+
+
+def sets(kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    x, y = rng.normal(size=(90, 6)), rng.normal(0.3, 0.9, size=(70, 6))
+    return {
+        "apart": (x, y),
+        "ties": (rng.integers(0, 3, (90, 2)).astype(float), rng.integers(0, 3, (70, 2)).astype(float)),
+        "copies": (np.repeat(x[:30], 3, axis=0), np.concatenate([y, x[:20]])),
+        "far from 0": (1e6 + x, 1e6 + y),
+        "collapsed": (x, np.repeat(y[:1], 70, axis=0)),
+        "nearly collapsed": (x, y[:1] + 1e-9 * y),
+        "constant": (np.ones((90, 6)), np.ones((70, 6))),
+        "one outlier": (np.concatenate([x, [[1e4] * 6]]), y),
+    }[kind]
+
+
+@pytest.mark.parametrize("listed", [1, 8])
+@pytest.mark.parametrize(
+    "kind",
+    ["apart", "ties", "copies", "far from 0", "collapsed", "nearly collapsed", "constant", "one outlier"],
+)
+def test_is_the_definition_where_distances_are_equal_or_nearly_so(
+    kind: str, listed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prdc, "_LISTED", listed)  # 1: halves find too few neighbours listed
+    rng = np.random.default_rng(4)
+    x, y = (v.astype(np.float32) for v in sets(kind, rng))
+    halves = [
+        (order[:40], order[40:80], rng.choice(70, 40, replace=False)) for order in (rng.permutation(90),)
+    ]
+    whole, null, same_n = neighbours_of_halves(x, y, halves, k_precision=3, k_density=5)
+    a, b, c = halves[0]
+    expected = [by_definition(*pair, 3, 5) for pair in ((x, y), (x[a], x[b]), (x[a], y[c]))]
+    for one, other in zip((whole, null[0], same_n[0]), expected, strict=True):
+        for name in ("precision", "recall", "density", "coverage"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
 
 
 def test_blocks_and_halves_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +142,7 @@ def test_blocks_and_halves_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> Non
     for _ in range(3):
         order = rng.permutation(41)
         halves.append((np.sort(order[:20]), order[20:36], rng.choice(57, 16, replace=False)))
-    monkeypatch.setattr(prdc, "_ENTRIES", 300)  # 5 to 7 rows
+    monkeypatch.setattr(near_pairs, "_ENTRIES", 300)  # 5 to 7 rows
     whole, null, same_n = neighbours_of_halves(x, y, halves, k_precision=3, k_density=5)
     monkeypatch.undo()
     expected = [
