@@ -32,11 +32,12 @@ from cxr.metric.near_pairs import blocks, exact
 
 __all__ = ["Neighbours", "neighbours", "neighbours_of_halves"]
 
-_LISTED = 8  # times k + 1: neighbours listed of an image; a half has half of them
+_LISTED = 8  # times k + 1: neighbours listed of an image; a half has about half of them
 
 Floats = npt.NDArray[np.float64]
 Features = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -117,37 +118,59 @@ class _Balls:
 def _balls(x: Features, sets: Sequence[Ints], ks: tuple[int, int]) -> list[_Balls]:
     """Return the balls of each of some sets of rows of x; to the k-th neighbour: itself, at 0, is not one."""
     found = [_Balls(rows, np.empty(len(rows)), np.empty(len(rows))) for rows in sets]
+    most, everyone = _LISTED * (max(ks) + 1), np.arange(len(x))
     for part, squared, error in blocks(x, x):
-        nearest, reach, complete = _listed(x, part, squared, error, _LISTED * (max(ks) + 1))
+        listed = _listed(x, everyone[part], everyone, squared, error, most)
         for one in found:
             mine, here = one.within(part)
             member = np.zeros(len(x), np.bool_)
             member[one.rows] = True
-            rank = member[nearest[here]].cumsum(axis=1)
-            for k, radii in zip(ks, (one.precision, one.density), strict=True):
-                radii[mine] = radius = reach[here, (rank > k).argmax(axis=1)]
-                # nothing is nearer than 0
-                unsure = (rank[:, -1] <= k) | ((radius >= complete[here]) & (radius > 0))
-                for row in mine[unsure]:
-                    alone = exact(x, x, np.full(len(one.rows), one.rows[row]), one.rows)
-                    radii[row] = np.partition(alone, k)[k]
+            radii, sure = _reached(listed, here, member, ks)
+            if not sure.all():  # too few of the listed are of this set
+                again = here[~sure]
+                own = _listed(
+                    x, everyone[part][again], one.rows, squared[np.ix_(again, one.rows)], error[again], most
+                )
+                radii[:, ~sure], certain = _reached(own, np.arange(len(again)), member, ks)
+                for place in np.flatnonzero(~sure)[
+                    ~certain
+                ]:  # nor is it clear who they are: too many as near
+                    row = np.full(len(one.rows), everyone[part][here[place]])
+                    radii[:, place] = np.partition(exact(x, x, row, one.rows), ks)[list(ks)]
+            one.precision[mine], one.density[mine] = radii
     return found
 
 
-def _listed(
-    x: Features, part: slice, squared: Floats, error: Floats, most: int
-) -> tuple[Ints, Floats, Floats]:
-    """Return the nearest rows (b, most) of a block's, nearest first, their distances, and up to where none is missing (b,)."""
-    if most < len(x):
-        nearest = np.argpartition(squared, most - 1, axis=1)[:, :most]
-        complete = np.take_along_axis(squared, nearest[:, -1:], axis=1)[:, 0] - error
+@dataclass(frozen=True)
+class _Listed:
+    """Rows near those of a block: who (b, most), nearest first, how far (b, most), and below what none is missing (b,)."""
+
+    rows: Ints
+    reach: Floats
+    complete: Floats
+
+
+def _listed(x: Features, rows: Ints, others: Ints, squared: Floats, error: Floats, most: int) -> _Listed:
+    """Return the `most` of some others that are nearest to each of some rows, from distances (b, m) and their errors (b,)."""
+    if most < len(others):
+        near = np.argpartition(squared, most - 1, axis=1)[:, :most]
+        complete = np.take_along_axis(squared, near[:, -1:], axis=1)[:, 0] - error
     else:
-        nearest = np.tile(np.arange(len(x)), (len(squared), 1))
-        complete = np.full(len(squared), np.inf)
-    rows = np.repeat(np.arange(part.start, part.stop), nearest.shape[1])
-    reach = exact(x, x, rows, nearest.ravel()).reshape(nearest.shape)
+        near = np.tile(np.arange(len(others)), (len(rows), 1))
+        complete = np.full(len(rows), np.inf)
+    who = others[near]
+    reach = exact(x, x, np.repeat(rows, who.shape[1]), who.ravel()).reshape(who.shape)
     order = reach.argsort(axis=1)
-    return np.take_along_axis(nearest, order, axis=1), np.take_along_axis(reach, order, axis=1), complete
+    return _Listed(np.take_along_axis(who, order, axis=1), np.take_along_axis(reach, order, axis=1), complete)
+
+
+def _reached(listed: _Listed, here: Ints, member: Bools, ks: tuple[int, int]) -> tuple[Floats, Bools]:
+    """Return how far the k-th member is from some rows of the block, for both k (2, h), and whether both are sure (h,)."""
+    rank = member[listed.rows[here]].cumsum(axis=1)
+    radii = np.stack([listed.reach[here, (rank > k).argmax(axis=1)] for k in ks])
+    # nothing is nearer than 0
+    sure = (rank[:, -1] > max(ks)) & ((radii < listed.complete[here]) | (radii == 0)).all(axis=0)
+    return radii, sure
 
 
 def _counted(

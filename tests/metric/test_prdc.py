@@ -157,3 +157,25 @@ def test_blocks_and_halves_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> Non
         neighbours_of_halves(
             x, y, [(halves[0][0], halves[0][1][:5], halves[0][2])], k_precision=3, k_density=5
         )
+
+
+def test_few_pairs_are_asked_for_by_their_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(300, 64)), rng.normal(0.1, 1, size=(900, 64))
+    halves = [
+        (order[:150], order[150:], np.sort(rng.choice(900, 150, replace=False)))  # a sixth: few are listed
+        for order in (rng.permutation(300) for _ in range(20))
+    ]
+    asked = 0
+
+    def counting(a: np.ndarray, b: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        nonlocal asked
+        asked += len(rows)
+        return near_pairs.exact(a, b, rows, columns)
+
+    monkeypatch.setattr(prdc, "exact", counting)
+    neighbours_of_halves(x, y, halves, k_precision=3, k_density=5)
+    listed = 8 * 6
+    assert asked < 1.5 * listed * (
+        300 + 900 + 20 * 150
+    )  # 48 of each image, and of the made ones of each half again
