@@ -25,11 +25,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- table: written by make bench ARGS=write=true -->", "<!-- table: end -->"
 LETTERS = {  # each with the seconds it may take: all of them below four minutes
-    "D": ("d_data", 30),
+    "D": ("d_data", 26),
     "M": ("m_models", 43),
-    "G": ("g_gan", 37),
-    "E": ("e_metrics", 88),
-    "S": ("s_start", 41),
+    "G": ("g_gan", 41),
+    "E": ("e_metrics", 87),
+    "S": ("s_start", 40),
 }
 PACKAGES = [
     "torch",

@@ -30,7 +30,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.harness import Figure, Line, apart
+from benchmarks.harness import ROUNDS, Figure, Line, apart
 from cxr._memory import keep_freed_memory
 from cxr.callback.checkpoints import CheckpointFiles
 from cxr.callback.csv_log import CSVLog
@@ -358,7 +358,13 @@ BATCH_64, BATCH_256, WIDEST_256 = (
 
 def lines() -> Iterator[Line]:
     """Yield G1 to G3."""
-    own: dict[str, Any] = {"direction": "<=", "clock": "own", "check": same_weights, "warm": False}
+    own: dict[str, Any] = {
+        "direction": "<=",
+        "clock": "own",
+        "check": same_weights,
+        "warm": False,
+        "most": ROUNDS,
+    }
     textbooks = Figure(lambda: textbook() - bare_textbook())
     for name, k, goal_1, goal_2 in (("a", 1, 0.25, 0.07), ("b", 10, 0.08, 0.02)):
         what, cost = (

@@ -62,6 +62,7 @@ class Line:
         clock: "cpu", "wall", or "own": the callables return the figure.
         unit: of the figures, where the clock is "own".
         before: run before every timing of either, not timed (drop a cache, reset a state).
+        most: rounds at most; `ROUNDS` where figures are another line's, of which there are no more.
         warm: call each once before its rounds; False where a call takes long and leaves nothing warm, or `check` did it.
     """
 
@@ -76,6 +77,7 @@ class Line:
     unit: str = "s"
     before: Callable[[], object] | None = None
     warm: bool = True
+    most: int = MOST_ROUNDS
 
     def goal_of(self, peer: str) -> float:
         """Return the goal against this peer."""
@@ -153,7 +155,7 @@ def _row(line: Line, peer: str, call: Callable[[], object] | None, checked: str,
     if call is not None and not problem:
         timers = [_timer(line, one) for one in (line.ours, call)]
         began = time.perf_counter()
-        while len(ours) < ROUNDS or (len(ours) < MOST_ROUNDS and time.perf_counter() - began < SECONDS):
+        while len(ours) < ROUNDS or (len(ours) < line.most and time.perf_counter() - began < SECONDS):
             first = len(ours) % 2
             took = {number: timers[number]() for number in (first, 1 - first)}
             ours.append(took[0])

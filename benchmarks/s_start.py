@@ -4,7 +4,7 @@ The peer is what a textbook Lightning + Hydra script imports at its top, whateve
 interpreter. (`import cxr` comes first: it lets torchvision be imported beside a CPU-only torch, and costs 0.02 s.)
 
 S2's job is a program with these imports and nothing else, so the same peer is its cold start. The `processes` launcher's
-warm parent, which has imported them, forks it; counted are the fork, the job to its exit and the parent's part, over 10
+warm parent, which has imported them, forks it; counted are the fork, the job to its exit and the parent's part, over 5
 jobs. What the parent's own start costs, once a sweep, is one cold start.
 
 Each round measures everything once, in turns; the lines share the rounds.
@@ -37,7 +37,7 @@ MODULES = (
     "hydra",
 )
 TEXTBOOK = "import cxr, " + ", ".join(MODULES)
-JOBS = 10
+JOBS = 5
 # What answers must not have loaded
 LEFT_OUT = """
 import atexit, sys
@@ -147,9 +147,9 @@ def lines() -> Iterator[Line]:
 
         eager = "textbook imports"
         yield Line("S1a", "train.py --help", "<=", 0.16, rounds.figure("help"), {eager: rounds.figure("eager")},
-                   check=lambda: no_torch("--help"), clock="own")  # fmt: skip
+                   check=lambda: no_torch("--help"), clock="own", most=ROUNDS)  # fmt: skip
         yield Line("S1b", "train.py --cfg job", "<=", 0.07, rounds.figure("cfg"), {eager: rounds.figure("eager")},
-                   check=lambda: no_torch("--cfg", "job"), clock="own")  # fmt: skip
+                   check=lambda: no_torch("--cfg", "job"), clock="own", most=ROUNDS)  # fmt: skip
         yield Line("S2", "a sweep's next job, with the textbook's imports", "<=", 0.02, rounds.figure("warm"),
-                   {eager: rounds.figure("eager")}, check=fresh, clock="own")  # fmt: skip
+                   {eager: rounds.figure("eager")}, check=fresh, clock="own", most=ROUNDS)  # fmt: skip
         warm.parent.close()
