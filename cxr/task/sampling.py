@@ -13,7 +13,7 @@ from cxr.gan.latent import Law, truncated
 
 __all__ = ["LatentsAhead", "gan_record", "latent_law", "sample_images", "sample_latent"]
 
-AHEAD = 16
+AHEAD = 64
 
 
 def sample_latent(
@@ -36,7 +36,8 @@ def latent_law(generator: nn.Module) -> tuple[Law, float]:
 class LatentsAhead:
     """The latents of a training's steps, drawn for `AHEAD` steps at once, each from its own step's seed.
 
-    A draw after another takes a quarter of the time of one between the passes of networks, which empty the cache.
+    A draw after another takes a quarter of the time of one between the passes of networks, which empty the cache; of 64 the
+    first no longer counts.
 
     Args:
         seed_of: the seed of a step, by its number.
