@@ -1,7 +1,7 @@
 """G: what a GAN's step costs beside its networks, and a step of real ones at 256 px.
 
 The fixed cost is the CPU time of a step of networks of one weight each, less that of the same passes and optimiser steps
-in a bare loop, each in its own, the quickest of four epochs everywhere: a training's as train.py runs it (seeds, latents,
+in a bare loop, each in its own, the quickest of three epochs everywhere: a training's as train.py runs it (seeds, latents,
 counters, moving average, checks for NaN, signals, checkpoints, scores, progress bar and log, as conf/task/gan.yaml,
 conf/callback/gan.yaml and conf/trainer/cpu.yaml set them), and the textbook's in a default Trainer. Batches lie in memory
 for both: reading them is the letter D.
@@ -50,7 +50,7 @@ from cxr.trainer import make_trainer, quiet_lightning
 __all__ = ["lines"]
 
 STEPS = 200  # of an epoch of networks without cost
-EPOCHS = 5  # the first warms up; of the others the quickest counts, as a difference of two times doubles their noise
+EPOCHS = 4  # the first warms up; of the others the quickest counts, as a difference of two times doubles their noise
 BATCH, LATENTS = 4, 8
 ADAM = functools.partial(torch.optim.Adam, lr=1e-4, fused=True)
 LOSS_D = functools.partial(discriminator_bce, real_target=1.0)

@@ -13,26 +13,31 @@ where distances are equal. k is part of a score's name, and all four depend on n
 By hand rather than by torch-fidelity or the authors' `prdc`: the first has two of the four, the second is not kept, and
 neither gives the answer per image that an interval is drawn from. Both definitions are tested against scikit-learn.
 
-The N × N distances are never whole: a block of rows is made (`cxr.metric.near_pairs`), serves all halves at once, and is
-dropped. Of a row the nearest images are listed once, and the k-th of any half is looked up there; pairs that are farther
-apart than any ball reaches are dropped before halves are counted. Radii and counts are two passes, so distances within
-the real images are made twice where there are halves. Distances are squared throughout.
+The N × N distances are never whole: a tile is made (`cxr.metric.near_pairs`), serves all halves at once, and is dropped. Of an
+image the nearest are listed once, and the k-th of any half is looked up there; pairs that are farther apart than any
+ball reaches are dropped before halves are counted. Radii and counts are two passes, so distances within the real images are made
+twice where there are halves. Distances are squared throughout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from cxr.errors import UserError
-from cxr.metric.near_pairs import blocks, exact
+from cxr.metric.near_pairs import Listed, exact, nearest, tiles
 
 __all__ = ["Neighbours", "neighbours", "neighbours_of_halves"]
 
-_LISTED = 8  # times k + 1: neighbours listed of an image; a half has about half of them
+_HELD = 2**18  # pairs that a ball may hold, held at once: 8 MB
+_SPARE, _MOST = (
+    2.5,
+    256,
+)  # times k + 1: neighbours of an image listed of the smallest set, on average; in all, at most
 
 Floats = npt.NDArray[np.float64]
 Features = npt.NDArray[np.floating]
@@ -102,71 +107,40 @@ class _Balls:
     precision: Floats
     density: Floats
 
-    def within(self, part: slice) -> tuple[Ints, Ints]:
-        """Return which of them are rows of a block, and those rows, counted from the block's first."""
-        mine = np.flatnonzero((self.rows >= part.start) & (self.rows < part.stop))
-        return mine, self.rows[mine] - part.start
-
-    def spread(self, radii: Floats, part: slice) -> Floats:
-        """Return radii of theirs, one for each row of a block: -inf, which holds nothing, of rows that have none."""
-        found = np.full(part.stop - part.start, -np.inf)
-        mine, here = self.within(part)
-        found[here] = radii[mine]
+    def over(self, n: int, radii: Floats) -> Floats:
+        """Return radii of theirs, one for each of all n images: -inf, which holds nothing, for those that have none."""
+        found = np.full(n, -np.inf)
+        found[self.rows] = radii
         return found
 
 
 def _balls(x: Features, sets: Sequence[Ints], ks: tuple[int, int]) -> list[_Balls]:
     """Return the balls of each of some sets of rows of x; to the k-th neighbour: itself, at 0, is not one."""
     found = [_Balls(rows, np.empty(len(rows)), np.empty(len(rows))) for rows in sets]
-    most, everyone = _LISTED * (max(ks) + 1), np.arange(len(x))
-    for part, squared, error in blocks(x, x):
-        listed = _listed(x, everyone[part], everyone, squared, error, most)
+    everyone, fewest = np.arange(len(x)), min(len(rows) for rows in sets)
+    most = max(2 * (max(ks) + 1), min(math.ceil(_SPARE * (max(ks) + 1) * len(x) / fewest), _MOST))
+    for listed in nearest(x, everyone, everyone, most):
+        start, stop = listed.rows.start, listed.rows.stop
         for one in found:
-            mine, here = one.within(part)
+            mine = np.flatnonzero((one.rows >= start) & (one.rows < stop))
             member = np.zeros(len(x), np.bool_)
             member[one.rows] = True
-            radii, sure = _reached(listed, here, member, ks)
-            if not sure.all():  # too few of the listed are of this set
-                again = here[~sure]
-                own = _listed(
-                    x, everyone[part][again], one.rows, squared[np.ix_(again, one.rows)], error[again], most
-                )
-                radii[:, ~sure], certain = _reached(own, np.arange(len(again)), member, ks)
-                for place in np.flatnonzero(~sure)[
-                    ~certain
-                ]:  # nor is it clear who they are: too many as near
-                    row = np.full(len(one.rows), everyone[part][here[place]])
-                    radii[:, place] = np.partition(exact(x, x, row, one.rows), ks)[list(ks)]
+            radii, sure = _reached(member, listed, one.rows[mine] - start, ks)
             one.precision[mine], one.density[mine] = radii
+            unsure = mine[~sure]  # too few of the listed are of this set: its own are listed
+            for own in nearest(x, one.rows[unsure], one.rows, most):
+                again = unsure[own.rows]
+                radii, sure = _reached(member, own, np.arange(len(again)), ks)
+                for place in np.flatnonzero(~sure):  # nor is it clear who they are: too many are as near
+                    row = np.full(len(one.rows), one.rows[again[place]])
+                    radii[:, place] = np.partition(exact(x, x, row, one.rows), ks)[list(ks)]
+                one.precision[again], one.density[again] = radii
     return found
 
 
-@dataclass(frozen=True)
-class _Listed:
-    """Rows near those of a block: who (b, most), nearest first, how far (b, most), and below what none is missing (b,)."""
-
-    rows: Ints
-    reach: Floats
-    complete: Floats
-
-
-def _listed(x: Features, rows: Ints, others: Ints, squared: Floats, error: Floats, most: int) -> _Listed:
-    """Return the `most` of some others that are nearest to each of some rows, from distances (b, m) and their errors (b,)."""
-    if most < len(others):
-        near = np.argpartition(squared, most - 1, axis=1)[:, :most]
-        complete = np.take_along_axis(squared, near[:, -1:], axis=1)[:, 0] - error
-    else:
-        near = np.tile(np.arange(len(others)), (len(rows), 1))
-        complete = np.full(len(rows), np.inf)
-    who = others[near]
-    reach = exact(x, x, np.repeat(rows, who.shape[1]), who.ravel()).reshape(who.shape)
-    order = reach.argsort(axis=1)
-    return _Listed(np.take_along_axis(who, order, axis=1), np.take_along_axis(reach, order, axis=1), complete)
-
-
-def _reached(listed: _Listed, here: Ints, member: Bools, ks: tuple[int, int]) -> tuple[Floats, Bools]:
-    """Return how far the k-th member is from some rows of the block, for both k (2, h), and whether both are sure (h,)."""
-    rank = member[listed.rows[here]].cumsum(axis=1)
+def _reached(member: Bools, listed: Listed, here: Ints, ks: tuple[int, int]) -> tuple[Floats, Bools]:
+    """Return how far the k-th member is from some of the listed rows, for both k (2, h), and whether both are sure (h,)."""
+    rank = member[listed.who[here]].cumsum(axis=1)
     radii = np.stack([listed.reach[here, (rank > k).argmax(axis=1)] for k in ks])
     # nothing is nearer than 0
     sure = (rank[:, -1] > max(ks)) & ((radii < listed.complete[here]) | (radii == 0)).all(axis=0)
@@ -177,45 +151,49 @@ def _counted(
     x: Features, y: Features, real: Sequence[_Balls], fake: Sequence[_Balls], k_density: int
 ) -> list[Neighbours]:
     """Return the four of each pair of sets, of rows of x and of rows of y."""
+    n, m = len(x), len(y)
     found = [
         Neighbours(*(np.zeros(len(one.rows)) for one in (b, a, b, a)))
         for a, b in zip(real, fake, strict=True)
     ]
-    if not found:
-        return []
-    every = slice(0, len(y))
-    farthest_x = _farthest(len(x), [(a.rows, np.maximum(a.precision, a.density)) for a in real])
-    farthest_y = _farthest(len(y), [(b.rows, b.precision) for b in fake])
-    for part, squared, error in blocks(x, y):
-        least = squared - error[:, None]
-        i, j = np.nonzero((least <= farthest_x[part, None]) | (least <= farthest_y))
-        apart, off = squared[i, j], error[i]
+    for i, j, apart, error in _pairs(x, y, real, fake):
         for one, a, b in zip(found, real, fake, strict=True):
-            of_y = b.spread(b.precision, every)[j]
-            of_x, of_x_density = (a.spread(radii, part)[i] for radii in (a.precision, a.density))
+            of_x, of_x_density = (a.over(n, radii)[i] for radii in (a.precision, a.density))
+            of_y = b.over(m, b.precision)[j]
             for radii in (of_x, of_x_density, of_y):
-                open_ = np.flatnonzero(np.abs(apart - radii) < off)
-                apart[open_], off[open_] = exact(x, y, i[open_] + part.start, j[open_]), 0.0
+                open_ = np.flatnonzero(np.abs(apart - radii) < error)
+                apart[open_], error[open_] = exact(x, y, i[open_], j[open_]), 0.0
             in_a, in_b = of_x > -np.inf, of_y > -np.inf
-            in_x, in_x_density, in_y = (
-                (apart <= of_x) & in_b,
-                (apart <= of_x_density) & in_b,
-                (apart <= of_y) & in_a,
-            )
-            mine, here = a.within(part)
-            np.maximum(one.precision, _times(j[in_x], len(y))[b.rows] > 0, out=one.precision)
-            one.recall[mine] = _times(i[in_y], len(squared))[here] > 0
-            np.add(one.density, _times(j[in_x_density], len(y))[b.rows], out=one.density)
-            one.coverage[mine] = _times(i[in_x_density], len(squared))[here] > 0
+            near = (apart <= of_x_density) & in_b
+            precise, recalled = j[(apart <= of_x) & in_b], i[(apart <= of_y) & in_a]
+            np.maximum(one.precision, _times(precise, m)[b.rows] > 0, out=one.precision)
+            np.maximum(one.recall, _times(recalled, n)[a.rows] > 0, out=one.recall)
+            np.add(one.density, _times(j[near], m)[b.rows], out=one.density)
+            np.maximum(one.coverage, _times(i[near], n)[a.rows] > 0, out=one.coverage)
     return [replace(one, density=one.density / k_density) for one in found]
 
 
-def _farthest(n: int, balls: Sequence[tuple[Ints, Floats]]) -> Floats:
-    """Return how far any ball of each of n rows reaches; -inf of rows without one."""
-    found = np.full(n, -np.inf)
-    for rows, radii in balls:
-        found[rows] = np.maximum(found[rows], radii)
-    return found
+def _pairs(
+    x: Features, y: Features, real: Sequence[_Balls], fake: Sequence[_Balls]
+) -> Iterator[tuple[Ints, Ints, Floats, Floats]]:
+    """Yield the pairs that some ball may hold, many at a time: rows of x and y, squared distances, how far off these are."""
+    if not real:
+        return
+    rows, columns = np.arange(len(x)), np.arange(len(y))
+    farthest_x = np.max(
+        [np.maximum(a.over(len(x), a.precision), a.over(len(x), a.density)) for a in real], axis=0
+    )
+    farthest_y = np.max([b.over(len(y), b.precision) for b in fake], axis=0)
+    held: list[tuple[Ints, Ints, Floats, Floats]] = []
+    for tile in tiles(x, rows, y, columns):
+        least = tile.squared - tile.error[:, None]
+        i, j = np.nonzero((least <= farthest_x[tile.rows, None]) | (least <= farthest_y[tile.columns]))
+        held.append((i + tile.rows.start, j + tile.columns.start, tile.squared[i, j], tile.error[i]))
+        last = tile.rows.stop == len(x) and tile.columns.stop == len(y)
+        if last or sum(len(one) for one, *_ in held) > _HELD:
+            i, j, apart, error = (np.concatenate(each) for each in zip(*held, strict=True))
+            held = []
+            yield i, j, apart, error
 
 
 def _times(rows: Ints, n: int) -> Ints:
