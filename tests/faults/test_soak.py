@@ -89,9 +89,16 @@ def grows(held: Columns) -> list[str]:
         middle, low, high = slope(held, name)
         if high >= LIMIT:
             found.append(f"{name}: {middle:.1f} [{low:.1f}, {high:.1f}] KiB per 1,000 steps")
-    for name in ("handles", "threads", "children", "shared", "files"):
+    for name in ("threads", "children", "files"):
         if np.ptp(held[name]):
             found.append(f"{name}: {held[name].min():.0f} to {held[name].max():.0f}")
+    for name in (
+        "handles",
+        "shared",
+    ):  # a batch between a worker and us has some: the fewest of a while must not rise
+        fewest = [part.min() for part in np.array_split(held[name], 4)]
+        if max(fewest) > fewest[0]:
+            found.append(f"{name}: at least {', '.join(f'{one:.0f}' for one in fewest)} in turn")
     log, disk, checkpoints = (held[name][-1] - held[name][0] for name in ("log", "disk", "checkpoints"))
     if disk > 1024:  # progress.json and status.json hold numbers of more digits
         found.append(f"disk: {disk:.0f} bytes")
@@ -128,6 +135,16 @@ def test_theil_sen_by_hand() -> None:
     """Five points on a line of 3 per 1,000 steps, one of them far off: the slope stays 3."""
     held = {"step": np.array([0.0, 1000, 2000, 3000, 4000]), "x": np.array([1.0, 4, 700, 10, 13])}
     assert slope(held, "x")[0] == pytest.approx(3.0)
+
+
+def test_a_handle_that_is_kept_is_growth_and_a_batch_on_its_way_is_none() -> None:
+    flat = {name: np.full(80, 30.0) for name in ("rss_kib", "children_kib", "threads", "children", "files", "shared", "handles",
+                                                 "log", "disk", "checkpoints")}  # fmt: skip
+    flat["step"] = 100.0 * np.arange(80)
+    now_and_then, kept = (np.full(80, 32.0) for _ in range(2))
+    now_and_then[::7], kept[50:] = 35.0, 33.0
+    assert not grows(flat) and not grows({**flat, "handles": now_and_then})
+    assert grows({**flat, "handles": kept}) == ["handles: at least 32, 32, 32, 33 in turn"]
 
 
 @linux
