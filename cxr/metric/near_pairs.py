@@ -59,9 +59,7 @@ def tiles(x: Features, rows: Ints, y: Features, columns: Ints) -> Iterator[Tile]
     if not len(rows):
         return
     side = max(1, min(math.isqrt(_ENTRIES), _ENTRIES // x.shape[1]))
-    down, across = (
-        [slice(start, min(start + side, n)) for start in range(0, n, side)] for n in (len(rows), len(columns))
-    )
+    down, across = _parts(len(rows), side), _parts(len(columns), side)
     centre = x[rows[down[0]]].mean(axis=0, dtype=np.float64)  # any would do
     squares_y = np.concatenate([_squares(y[columns[part]] - centre) for part in across])
     unit = 4 * x.shape[1] * np.finfo(np.float64).eps
@@ -82,8 +80,8 @@ def exact(x: Features, y: Features, rows: Ints, columns: Ints) -> Floats:
 
     A function of the two rows alone, whichever comes first: equal distances come out equal.
     """
-    found, step = np.empty(len(rows)), max(1, _ENTRIES // x.shape[1])
-    for part in (slice(start, start + step) for start in range(0, len(rows), step)):
+    found = np.empty(len(rows))
+    for part in _parts(len(rows), max(1, _ENTRIES // x.shape[1])):
         found[part] = _squares(x[rows[part]].astype(np.float64) - y[columns[part]])
     return found
 
@@ -106,6 +104,10 @@ def nearest(x: Features, rows: Ints, others: Ints, most: int) -> Iterator[Listed
             order = reach.argsort(axis=1)
             who, reach = np.take_along_axis(who, order, axis=1), np.take_along_axis(reach, order, axis=1)
             yield Listed(tile.rows, who, reach, complete)
+
+
+def _parts(n: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
 def _squares(x: Floats) -> Floats:

@@ -126,15 +126,21 @@ def _balls(x: Features, sets: Sequence[Ints], ks: tuple[int, int]) -> list[_Ball
             member = np.zeros(len(x), np.bool_)
             member[one.rows] = True
             radii, sure = _reached(member, listed, one.rows[mine] - start, ks)
+            if not sure.all():  # too few of the listed are of this set
+                radii[:, ~sure] = _among(x, one.rows[mine[~sure]], one.rows, member, ks, most)
             one.precision[mine], one.density[mine] = radii
-            unsure = mine[~sure]  # too few of the listed are of this set: its own are listed
-            for own in nearest(x, one.rows[unsure], one.rows, most):
-                again = unsure[own.rows]
-                radii, sure = _reached(member, own, np.arange(len(again)), ks)
-                for place in np.flatnonzero(~sure):  # nor is it clear who they are: too many are as near
-                    row = np.full(len(one.rows), one.rows[again[place]])
-                    radii[:, place] = np.partition(exact(x, x, row, one.rows), ks)[list(ks)]
-                one.precision[again], one.density[again] = radii
+    return found
+
+
+def _among(x: Features, rows: Ints, others: Ints, member: Bools, ks: tuple[int, int], most: int) -> Floats:
+    """Return how far the k-th of some others is from some rows, for both k (2, b); member: who the others are."""
+    found = np.empty((2, len(rows)))
+    for listed in nearest(x, rows, others, most):
+        radii, sure = _reached(member, listed, np.arange(len(listed.who)), ks)
+        for place in np.flatnonzero(~sure):  # it is not clear who they are: too many are as near
+            row = np.full(len(others), rows[listed.rows][place])
+            radii[:, place] = np.partition(exact(x, x, row, others), ks)[list(ks)]
+        found[:, listed.rows] = radii
     return found
 
 
@@ -180,9 +186,7 @@ def _pairs(
     if not real:
         return
     rows, columns = np.arange(len(x)), np.arange(len(y))
-    farthest_x = np.max(
-        [np.maximum(a.over(len(x), a.precision), a.over(len(x), a.density)) for a in real], axis=0
-    )
+    farthest_x = np.max([a.over(len(x), np.maximum(a.precision, a.density)) for a in real], axis=0)
     farthest_y = np.max([b.over(len(y), b.precision) for b in fake], axis=0)
     held: list[tuple[Ints, Ints, Floats, Floats]] = []
     for tile in tiles(x, rows, y, columns):
