@@ -30,7 +30,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.harness import ROUNDS, Figure, Line, apart
+from benchmarks.harness import ROUNDS, Line, Rounds, apart
 from cxr._memory import keep_freed_memory
 from cxr.callback.checkpoints import CheckpointFiles
 from cxr.callback.csv_log import CSVLog
@@ -365,17 +365,25 @@ def lines() -> Iterator[Line]:
         "warm": False,
         "most": ROUNDS,
     }
-    textbooks = Figure(lambda: textbook() - bare_textbook())
+    textbooks = "Lightning's textbook GAN"
+    rounds = Rounds({
+        "a": functools.partial(fixed, 1),
+        "b": functools.partial(fixed, 10),
+        textbooks: lambda: textbook() - bare_textbook(),
+    })  # fmt: skip
     for name, k, goal_1, goal_2 in (("a", 1, 0.25, 0.07), ("b", 10, 0.08, 0.02)):
-        what, cost = (
-            f"fixed cost of a step, {k} step{'s' * (k > 1)} a call",
-            Figure(functools.partial(fixed, k)),
+        what = f"fixed cost of a step, {k} step{'s' * (k > 1)} a call"
+        yield Line(
+            f"G1{name}",
+            what,
+            goal=goal_1,
+            ours=rounds.figure(name),
+            peers={textbooks: rounds.figure(textbooks)},
+            **own,
         )
-        yield Line(f"G1{name}", what, goal=goal_1, ours=cost,
-                   peers={"Lightning's textbook GAN": textbooks if k == 1 else textbooks.again}, **own)  # fmt: skip
         yield Line(f"G2{name}", f"{what}, beside the whole step of the least DCGAN-64 (8 to 1 maps, batch {BATCH_64})",
-                   goal=goal_2, ours=cost.again, peers={"plain loop": lambda: tutorial(dcgan(64, 8, 4), 4, BATCH_64, 1)},
-                   **own)  # fmt: skip
+                   goal=goal_2, ours=rounds.figure(name),
+                   peers={"plain loop": lambda: tutorial(dcgan(64, 8, 4), 4, BATCH_64, 1)}, **own)  # fmt: skip
     with apart() as elsewhere:  # ours has the whole process keep the memory that a step frees
         yield Line(
             "G3", f"step of a DCGAN-256 ({WIDEST_256} to {WIDEST_256 >> 5} maps, batch {BATCH_256}), float32", ">=", 1.25,

@@ -35,7 +35,7 @@ from multiprocessing import get_context
 from types import ModuleType
 from typing import Literal
 
-__all__ = ["ONE_THREAD", "Figure", "Line", "Row", "agree", "apart", "cpu_seconds", "measured", "optional"]
+__all__ = ["ONE_THREAD", "Line", "Rounds", "Row", "agree", "apart", "cpu_seconds", "measured", "optional"]
 
 # Set before numpy, torch and OpenCV are imported, by the process that starts a letter's.
 ONE_THREAD = dict.fromkeys(
@@ -62,7 +62,7 @@ class Line:
         clock: "cpu", "wall", or "own": the callables return the figure.
         unit: of the figures, where the clock is "own".
         before: run before every timing of either, not timed (drop a cache, reset a state).
-        most: rounds at most; `ROUNDS` where figures are another line's, of which there are no more.
+        most: rounds at most; `ROUNDS` where figures come from `Rounds`, which has no more.
         warm: call each once before its rounds; False where a call takes long and leaves nothing warm, or `check` did it.
     """
 
@@ -197,23 +197,24 @@ def cpu_seconds(call: Callable[[], object]) -> float:
     return _cpu() - began
 
 
-class Figure:
-    """A figure that one line measures, and another takes from it, round for round."""
+class Rounds:
+    """Figures of which several lines are made: those of a round are measured one after the other, every other round backwards."""
 
-    def __init__(self, measure: Callable[[], float]) -> None:
-        self._measure, self._found, self._taken = measure, list[float](), 0
+    def __init__(self, measures: dict[str, Callable[[], float]]) -> None:
+        self._measures, self._rounds = measures, list[dict[str, float]]()
 
-    def __call__(self) -> float:
-        """Measure it."""
-        self._found.append(self._measure())
-        return self._found[-1]
+    def figure(self, name: str) -> Callable[[], float]:
+        """Return what gives this figure of the first round, then of the second, …, and of the first again."""
+        position = iter(range(10**6))
 
-    def again(self) -> float:
-        """Return what was found first, at the next call what was found second, …, and the first again; measure the first."""
-        if not self._found:
-            self()
-        self._taken += 1
-        return self._found[(self._taken - 1) % len(self._found)]
+        def following() -> float:
+            number = next(position) % ROUNDS
+            if number == len(self._rounds):
+                turns = list(self._measures.items())[:: -1 if number % 2 else 1]
+                self._rounds.append({key: measure() for key, measure in turns})
+            return self._rounds[number][name]
+
+        return following
 
 
 def _cpu() -> float:

@@ -17,11 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.harness import ROUNDS, Line
+from benchmarks.harness import ROUNDS, Line, Rounds
 from cxr.launch.warm import Forked, WarmParent
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,25 +101,6 @@ class Warm:
         before = self.used()
         self.run(JOBS)
         return (self.used() - before) / JOBS
-
-
-class Rounds:
-    """All figures of a round are measured together; `figure` gives one, round after round."""
-
-    def __init__(self, measures: dict[str, Callable[[], float]]) -> None:
-        self._measures, self._rounds = measures, list[dict[str, float]]()
-
-    def figure(self, name: str) -> Callable[[], float]:
-        """Return what gives this figure of the first round, then of the second, …, and of the first again."""
-        position = iter(range(10**6))
-
-        def following() -> float:
-            number = next(position) % ROUNDS
-            if number == len(self._rounds):
-                self._rounds.append({key: measure() for key, measure in self._measures.items()})
-            return self._rounds[number][name]
-
-        return following
 
 
 def lines() -> Iterator[Line]:
